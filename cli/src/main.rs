@@ -1,0 +1,2 @@
+//! imp-cli
+fn main() {}

@@ -1,0 +1,1 @@
+//! `layers`: described in the crate docs.

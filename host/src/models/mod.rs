@@ -1,0 +1,1 @@
+//! `models`: described in the crate docs.

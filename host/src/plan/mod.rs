@@ -1,0 +1,1 @@
+//! `plan`: described in the crate docs.

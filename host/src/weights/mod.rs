@@ -1,0 +1,1 @@
+//! `weights`: described in the crate docs.
