@@ -59,6 +59,7 @@ const MAX_COUNT: u64 = 1 << 28;
 #[derive(Debug)]
 pub struct Hparams<'a> {
     checkpoint: &'a Checkpoint,
+    rope_override: &'a config::RopeOverride,
     dialect: Dialect<'a>,
 }
 
@@ -70,19 +71,28 @@ enum Dialect<'a> {
 
 impl<'a> Hparams<'a> {
     /// Reads from `checkpoint`, whose GGUF keys start with `architecture`.
-    pub fn new(checkpoint: &'a Checkpoint, architecture: &str) -> Self {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        architecture: &str,
+        rope_override: &'a config::RopeOverride,
+    ) -> Self {
         let dialect = match checkpoint.metadata() {
             Metadata::Gguf(metadata) => {
                 Dialect::Gguf { metadata, architecture: architecture.to_owned() }
             }
             Metadata::HuggingFace(metadata) => Dialect::Hf { metadata },
         };
-        Self { checkpoint, dialect }
+        Self { checkpoint, rope_override, dialect }
     }
 
     /// The checkpoint.
     pub fn checkpoint(&self) -> &'a Checkpoint {
         self.checkpoint
+    }
+
+    /// What the user set in place of the checkpoint's RoPE scaling.
+    pub fn rope_override(&self) -> &'a config::RopeOverride {
+        self.rope_override
     }
 
     /// Whether the names and conventions are those of transformers.

@@ -240,7 +240,10 @@ fn vocab_size(h: &Hparams) -> Result<usize, LoadError> {
 ///
 /// # Errors
 /// An unknown architecture, with the known ones; a missing or impossible hyper-parameter.
-pub fn describe(c: &Checkpoint) -> Result<(&'static Family, DecoderSpec), LoadError> {
+pub fn describe(
+    c: &Checkpoint,
+    rope_override: &config::RopeOverride,
+) -> Result<(&'static Family, DecoderSpec), LoadError> {
     let (name, family) = match c.metadata() {
         Metadata::Gguf(m) => {
             let name = m.str("general.architecture")?.unwrap_or("(none)").to_owned();
@@ -268,7 +271,7 @@ pub fn describe(c: &Checkpoint) -> Result<(&'static Family, DecoderSpec), LoadEr
             known: known.copied().collect::<Vec<_>>().join(", "),
         });
     };
-    let spec = (family.spec)(&Hparams::new(c, &name))?;
+    let spec = (family.spec)(&Hparams::new(c, &name, rope_override))?;
     Ok((family, spec))
 }
 

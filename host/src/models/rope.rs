@@ -51,24 +51,23 @@ fn build(h: &Hparams, p: &RopeParameters) -> Result<RopeSpec, LoadError> {
 }
 
 /// Section `rope` of the configuration replaces the checkpoint's scaling.
-fn apply_override(o: &config::Rope, p: &mut RopeParameters) {
-    use config::RopeScaling as Override;
+fn apply_override(o: &config::RopeOverride, p: &mut RopeParameters) {
     p.scaling = match o.scaling {
-        Override::Checkpoint => return,
-        Override::Linear => RopeScaling::Linear,
-        Override::Yarn => RopeScaling::Yarn {
-            beta_fast: o.beta_fast,
-            beta_slow: o.beta_slow,
+        config::RopeScaling::Model => return,
+        config::RopeScaling::Linear => RopeScaling::Linear,
+        config::RopeScaling::Yarn => RopeScaling::Yarn {
+            beta_fast: f64::from(o.beta_fast),
+            beta_slow: f64::from(o.beta_slow),
             mscale: None,
             truncate: true,
         },
     };
-    p.factor = o.factor;
+    p.factor = f64::from(o.factor);
     if o.orig_ctx > 0 {
         p.original_len = Some(o.orig_ctx as usize);
     }
     p.attention_factor = Some(match p.scaling {
-        RopeScaling::Yarn { .. } => o.attn_factor * yarn_attention(o.factor, 1.0),
+        RopeScaling::Yarn { .. } => f64::from(o.attn_factor) * yarn_attention(p.factor, 1.0),
         _ => 1.0,
     });
 }
