@@ -25,8 +25,8 @@ pub fn json(path: &str) -> Value {
 
 /// SmolLM2-135M-Instruct, when `cargo xtask fetch-models` has fetched it; else says what is skipped.
 pub fn smollm2(test: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models/smollm2-135m-instruct-q4_1.gguf");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/smollm2-135m-instruct-q4_1.gguf");
     if path.exists() {
         return Some(path);
     }
@@ -37,7 +37,8 @@ pub fn smollm2(test: &str) -> Option<PathBuf> {
 /// The program under test, built beside this test.
 pub fn imp_cli() -> Command {
     let exe = std::env::current_exe().expect("a test has a path");
-    let profile = exe.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
+    let profile =
+        exe.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
     let path = profile.join("imp-cli");
     assert!(path.exists(), "{} is missing: run `cargo build -p cli` first", path.display());
     let mut command = Command::new(path);

@@ -71,10 +71,7 @@ pub struct ScratchShape {
 impl ScratchShape {
     /// Elements of a row over all tensors.
     pub fn elements(&self) -> usize {
-        3 * self.hidden_size
-            + 2 * self.intermediate_size
-            + 2 * self.q.width()
-            + 2 * self.kv.width()
+        3 * self.hidden_size + 2 * self.intermediate_size + 2 * self.q.width() + 2 * self.kv.width()
     }
 }
 

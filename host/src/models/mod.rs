@@ -3,9 +3,9 @@
 //! A family reads hyper-parameters and fills a [`DecoderSpec`]: fields with a meaning, each
 //! honoured in one place of `layers/`. It writes no forward pass and touches no weights.
 
-pub mod hparams;
 mod gemma;
 mod granite;
+pub mod hparams;
 mod llama;
 mod olmo2;
 mod phi3;
@@ -228,10 +228,9 @@ const MAX_HEAD_DIM: usize = 512;
 fn vocab_size(h: &Hparams) -> Result<usize, LoadError> {
     let rows = crate::weights::names::embedding_rows(h.checkpoint())?;
     match h.opt_count(key::VOCAB_SIZE)? {
-        Some(declared) if declared != rows => Err(h.invalid(
-            key::VOCAB_SIZE,
-            format!("is {declared}, but the embedding has {rows} rows"),
-        )),
+        Some(declared) if declared != rows => Err(
+            h.invalid(key::VOCAB_SIZE, format!("is {declared}, but the embedding has {rows} rows"))
+        ),
         _ => Ok(rows),
     }
 }

@@ -99,10 +99,7 @@ fn from_gguf(
 }
 
 /// Scaling and attention factor: factors stored as tensors come first, then the named type.
-fn gguf_scaling(
-    h: &Hparams,
-    factor: Option<f64>,
-) -> Result<(RopeScaling, Option<f64>), LoadError> {
+fn gguf_scaling(h: &Hparams, factor: Option<f64>) -> Result<(RopeScaling, Option<f64>), LoadError> {
     let number = |name| Ok::<_, LoadError>(h.gguf_f32(name)?.map(f64::from));
     let tensor = |name| small_f32(h.checkpoint(), name);
     let attn_factor = number("rope.scaling.attn_factor")?;

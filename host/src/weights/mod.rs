@@ -1,18 +1,17 @@
 //! From named tensors to handles a backend multiplies with.
 //!
-//! [`build_layer`] and [`Loader`] take each tensor once, check its shape against the
-//! hyper-parameters, and hand it to the layer's backend. What no layer took is an error: a tensor
+//! [`Loader`] takes each tensor once, checks its shape against the
+//! hyper-parameters, and hands it to the layer's backend. What no layer took is an error: a tensor
 //! left over means that the model would not be computed as it was trained.
 
 pub mod names;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use gpu_kernels::formats::Format;
 
-use crate::checkpoint::{Bytes, Checkpoint, TensorInfo};
+use crate::checkpoint::{Bytes, Checkpoint};
 use crate::engine::LoadProgress;
 use crate::layers::{Attention, DecoderLayer, GatedMlp, Norm};
 use crate::models::{DecoderSpec, LoadError, NormPlacement, QkNorm};
@@ -118,9 +117,23 @@ impl<'a> Loader<'a> {
             let [q, k, v] = self.fused(ops, layer, Role::Qkv, [q_rows, kv_rows, kv_rows])?;
             (q, k, v)
         } else {
-            let q = self.linear(ops, layer, Role::Q, q_rows, hidden, "num_heads · head_dim, hidden_size")?;
+            let q = self.linear(
+                ops,
+                layer,
+                Role::Q,
+                q_rows,
+                hidden,
+                "num_heads · head_dim, hidden_size",
+            )?;
             let kv = |role| {
-                self.linear(ops, layer, role, kv_rows, hidden, "num_kv_heads · head_dim, hidden_size")
+                self.linear(
+                    ops,
+                    layer,
+                    role,
+                    kv_rows,
+                    hidden,
+                    "num_kv_heads · head_dim, hidden_size",
+                )
             };
             (q, kv(Role::K)?, kv(Role::V)?)
         };
@@ -137,7 +150,14 @@ impl<'a> Loader<'a> {
             q,
             k,
             v,
-            o: self.linear(ops, layer, Role::O, hidden, q_rows, "hidden_size, num_heads · head_dim")?,
+            o: self.linear(
+                ops,
+                layer,
+                Role::O,
+                hidden,
+                q_rows,
+                "hidden_size, num_heads · head_dim",
+            )?,
             q_norm: qk_norm(Role::QNorm, q_rows)?,
             k_norm: qk_norm(Role::KNorm, kv_rows)?,
         })
@@ -262,8 +282,16 @@ impl<'a> Loader<'a> {
     ) -> Result<(Format, Bytes), LoadError> {
         let file = || self.checkpoint.path().to_path_buf();
         let Some(tensor) = self.checkpoint.tensor(name) else {
+            if self.checkpoint.others().iter().any(|t| t.name == name) {
+                self.checkpoint.require(name)?; // names the type that weights cannot have
+            }
             let shape = shape.to_vec();
-            return Err(LoadError::MissingTensor { file: file(), name: name.into(), shape, meaning });
+            return Err(LoadError::MissingTensor {
+                file: file(),
+                name: name.into(),
+                shape,
+                meaning,
+            });
         };
         if !same_shape(&tensor.shape, shape) {
             return Err(LoadError::TensorShape {
@@ -278,7 +306,7 @@ impl<'a> Loader<'a> {
         let progress = &mut *self.progress.borrow_mut();
         progress.done += tensor.bytes as u64;
         progress.sink.tensor(name, progress.done, progress.total);
-        Ok((self.checkpoint.weight_format(tensor)?, self.checkpoint.bytes(tensor)))
+        Ok((tensor.format, self.checkpoint.bytes(tensor)))
     }
 
     /// Fails when a tensor of the checkpoint was not taken.
@@ -291,8 +319,9 @@ impl<'a> Loader<'a> {
             .checkpoint
             .tensors()
             .iter()
-            .filter(|t| !taken.contains(&t.name) && !is_derived(t))
             .map(|t| t.name.as_str())
+            .chain(self.checkpoint.others().iter().map(|t| t.name.as_str()))
+            .filter(|name| !taken.contains(*name) && !is_derived(name))
             .collect();
         if unused.is_empty() {
             return Ok(());
@@ -309,11 +338,11 @@ impl<'a> Loader<'a> {
 }
 
 /// Tensors that repeat what hyper-parameters say (old checkpoints store RoPE's frequencies), or
-/// that were read with them. A tied head that some exporters write again is used as the head.
-fn is_derived(t: &TensorInfo) -> bool {
-    t.name.ends_with("rotary_emb.inv_freq")
+/// that were read with them.
+fn is_derived(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
         || matches!(
-            t.name.as_str(),
+            name,
             "rope_freqs.weight" | "rope_factors_short.weight" | "rope_factors_long.weight"
         )
 }
@@ -338,7 +367,7 @@ pub fn small_f32(c: &Checkpoint, name: &str) -> Result<Option<Vec<f32>>, LoadErr
     let Some(tensor) = c.tensor(name) else { return Ok(None) };
     match tensor.shape.as_slice() {
         &[len] if (1..=MAX_SMALL).contains(&len) => {
-            let format = c.weight_format(tensor)?;
+            let format = tensor.format;
             Ok(Some(decode(format, &c.bytes(tensor), len)))
         }
         shape => Err(LoadError::Tensor {
@@ -348,6 +377,3 @@ pub fn small_f32(c: &Checkpoint, name: &str) -> Result<Option<Vec<f32>>, LoadErr
         }),
     }
 }
-
-/// A backend that layers share.
-pub type SharedOps = Arc<dyn Ops>;
