@@ -282,3 +282,182 @@ fn yarn_ramp(
     }
     move |i| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Span;
+
+    fn parameters(scaling: RopeScaling) -> RopeParameters {
+        RopeParameters {
+            scaling,
+            theta: 10_000.0,
+            dims: 64,
+            context_len: 4096,
+            original_len: None,
+            factor: 1.0,
+            attention_factor: None,
+        }
+    }
+
+    fn fixed(p: &RopeParameters) -> (Vec<f32>, f32) {
+        let rope = RopeSpec::new(p).unwrap();
+        let (inverse, factor) = rope.at_length(1);
+        (inverse.into_owned(), factor)
+    }
+
+    fn close(found: &[f32], expected: impl IntoIterator<Item = f64>) {
+        let expected: Vec<f64> = expected.into_iter().collect();
+        assert_eq!(found.len(), expected.len());
+        for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
+            assert!((f64::from(*f) / e - 1.0).abs() < 1e-6, "pair {i}: {f}, expected {e}");
+        }
+    }
+
+    #[test]
+    fn plain_and_linear_follow_the_formula() {
+        let expected = (0..32).map(|i| 1.0 / 10_000f64.powf(f64::from(i) / 32.0));
+        close(&fixed(&parameters(RopeScaling::None)).0, expected.clone());
+        let p = RopeParameters { factor: 4.0, ..parameters(RopeScaling::Linear) };
+        close(&fixed(&p).0, expected.map(|f| f / 4.0));
+    }
+
+    /// Llama 3.1 8B: wavelengths up to 8192 / 4 (pairs 0 to 28) are kept, those above 8192 (pairs
+    /// from 36 on) divided by 8.
+    #[test]
+    fn llama3_keeps_short_waves_and_divides_long_ones() {
+        let p = RopeParameters {
+            theta: 500_000.0,
+            dims: 128,
+            original_len: Some(8192),
+            factor: 8.0,
+            ..parameters(RopeScaling::Llama3 { low: 1.0, high: 4.0 })
+        };
+        let (inverse, factor) = fixed(&p);
+        assert_eq!(factor, 1.0);
+        let divisor = |i: usize| 500_000f64.powf(-(i as f64) / 64.0) / f64::from(inverse[i]);
+        for i in 0..=28 {
+            assert!((divisor(i) - 1.0).abs() < 1e-6, "pair {i}");
+        }
+        for i in 36..64 {
+            assert!((divisor(i) - 8.0).abs() < 1e-5, "pair {i}");
+        }
+        assert!((29..35).all(|i| divisor(i) < divisor(i + 1)), "the ramp rises");
+    }
+
+    /// Peng et al. 2023, eq. 17–23, as a plain loop: pairs by the turns they make over the original
+    /// context; the attention factor for 32× is the one published with gpt-oss.
+    #[test]
+    fn yarn_interpolates_by_parts() {
+        let scaling =
+            RopeScaling::Yarn { beta_fast: 32.0, beta_slow: 1.0, mscale: None, truncate: false };
+        let p = RopeParameters {
+            theta: 150_000.0,
+            original_len: Some(4096),
+            factor: 32.0,
+            ..parameters(scaling)
+        };
+        let (inverse, factor) = fixed(&p);
+        assert!((f64::from(factor) - 1.346_573_590_279_972_7).abs() < 1e-6);
+        // In pair units the turns fall geometrically, so eq. 18's ramp is linear in the logarithm.
+        let expected = (0..32).map(|i| {
+            let f = 150_000f64.powf(-f64::from(i) / 32.0);
+            let turns = 4096.0 * f / (2.0 * PI);
+            let kept = (turns.ln() / 32f64.ln()).clamp(0.0, 1.0);
+            f * kept + f / 32.0 * (1.0 - kept)
+        });
+        close(&inverse, expected);
+    }
+
+    #[test]
+    fn yarn_with_whole_pairs_starts_and_ends_on_them() {
+        let yarn = |truncate| {
+            let scaling =
+                RopeScaling::Yarn { beta_fast: 32.0, beta_slow: 1.0, mscale: None, truncate };
+            fixed(&RopeParameters { original_len: Some(4096), factor: 4.0, ..parameters(scaling) })
+                .0
+        };
+        let base = fixed(&parameters(RopeScaling::None)).0;
+        let kept = |set: &[f32]| set.iter().zip(&base).take_while(|(a, b)| a == b).count();
+        // 64·ln(4096/(32·2π))/(2·ln 10⁴) = 10.47: pairs 0..=10 lie before the ramp both ways, and
+        // cut to 10 it starts a little earlier.
+        assert_eq!((kept(&yarn(false)), kept(&yarn(true))), (11, 11));
+        assert!(yarn(true)[11] < yarn(false)[11]);
+    }
+
+    #[test]
+    fn mscale_pairs_cancel() {
+        let scaling = RopeScaling::Yarn {
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            mscale: Some((0.707, 0.707)),
+            truncate: true,
+        };
+        let p = RopeParameters { original_len: Some(4096), factor: 40.0, ..parameters(scaling) };
+        assert_eq!(fixed(&p).1, 1.0); // DeepSeek V2
+    }
+
+    #[test]
+    fn dynamic_grows_only_beyond_the_original_length() {
+        let p =
+            RopeParameters { factor: 2.0, context_len: 2048, ..parameters(RopeScaling::Dynamic) };
+        let rope = RopeSpec::new(&p).unwrap();
+        let base = fixed(&parameters(RopeScaling::None)).0;
+        assert_eq!(*rope.at_length(2048).0, *base);
+        // theta · (2·4096/2048 − 1)^(64/62)
+        let theta = 10_000.0 * 3f64.powf(64.0 / 62.0);
+        let expected = (0..32).map(|i| theta.powf(-f64::from(i) / 32.0));
+        close(&rope.at_length(4096).0, expected);
+        assert!(rope.depends_on_length());
+    }
+
+    #[test]
+    fn longrope_changes_sets_beyond_the_original_length() {
+        let (short, long) = (vec![1.0; 32], vec![4.0; 32]);
+        let p = RopeParameters {
+            original_len: Some(32),
+            context_len: 512,
+            ..parameters(RopeScaling::LongRope { short, long })
+        };
+        let rope = RopeSpec::new(&p).unwrap();
+        let (near, factor) = rope.at_length(32);
+        let (far, _) = rope.at_length(33);
+        assert!(near.iter().zip(far.iter()).all(|(n, f)| n / f == 4.0));
+        // sqrt(1 + ln 16 / ln 32) = sqrt(1.8)
+        assert!((f64::from(factor) - 1.8f64.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rows_follow_the_positions_of_each_sequence() {
+        let rope = RopeSpec::new(&parameters(RopeScaling::None)).unwrap();
+        let span = |first_row, rows, context_len| Span {
+            first_row,
+            rows,
+            context_len,
+            rope_len: context_len,
+            pages: vec![],
+        };
+        let batch = Batch { spans: vec![span(0, 2, 7), span(2, 1, 1)], ..Batch::default() };
+        let mut rows = RopeRows::default();
+        rope.rows(&batch, &mut rows);
+        assert_eq!((rows.pairs, rows.cos.len()), (32, 3 * 32));
+        for (row, position) in [(0, 5.0f64), (1, 6.0), (2, 0.0)] {
+            assert!((f64::from(rows.cos[row * 32]) - position.cos()).abs() < 1e-6);
+            assert!((f64::from(rows.sin[row * 32]) - position.sin()).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn impossible_parameters_are_refused() {
+        let refuse = |p: RopeParameters, part: &str| {
+            let e = RopeSpec::new(&p).unwrap_err();
+            assert!(e.contains(part), "{e}");
+        };
+        refuse(RopeParameters { theta: f64::NAN, ..parameters(RopeScaling::None) }, "NaN");
+        refuse(RopeParameters { dims: 5, ..parameters(RopeScaling::None) }, "even");
+        refuse(RopeParameters { factor: 0.0, ..parameters(RopeScaling::Linear) }, "factor");
+        refuse(parameters(RopeScaling::Divisors(vec![1.0; 31])), "expected 32");
+        refuse(parameters(RopeScaling::Divisors(vec![0.0; 32])), "above 0");
+        refuse(parameters(RopeScaling::Llama3 { low: 4.0, high: 4.0 }), "high_freq_factor");
+    }
+}

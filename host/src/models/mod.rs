@@ -12,6 +12,8 @@ mod phi3;
 mod qwen;
 pub mod rope;
 mod smollm3;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
