@@ -1,5 +1,7 @@
 //! IQ4_NL: 32 weights of 4 bits on an uneven scale of 16 levels. Source: ggml, `block_iq4_nl`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -42,6 +44,6 @@ impl Codec for Iq4Nl {
     fn encode(values: &[f32]) -> BlockIq4Nl {
         let d = F16Le::new(fit::uneven(values, &LEVELS));
         let code = |i: usize| fit::nearest(&LEVELS, d.get(), values[i]) as u8;
-        BlockIq4Nl { d, qs: pack_nibbles(&core::array::from_fn(code)) }
+        BlockIq4Nl { d, qs: pack_nibbles(&from_fn(code)) }
     }
 }

@@ -11,6 +11,7 @@ use core::array::from_fn;
 
 use bytemuck::Pod;
 
+mod codebook;
 mod fit;
 mod float;
 pub mod grid;
@@ -51,10 +52,7 @@ pub trait Codec: 'static {
     ///
     /// # Panics
     /// May panic when `values` has another length.
-    fn encode(values: &[f32]) -> Self::Block {
-        let _ = values;
-        panic!("encoder to come")
-    }
+    fn encode(values: &[f32]) -> Self::Block;
 }
 
 /// Receives the codec type of a [`Format`] chosen at run time; see [`Format::with_codec`].
@@ -69,15 +67,15 @@ pub trait CodecVisitor {
 trait Stored {
     const BLOCK_LEN: usize;
     const BLOCK_BYTES: usize;
-    fn decode(bytes: &[u8], out: &mut [f32]);
-    fn encode(values: &[f32], out: &mut [u8]);
+    fn decode_blocks(bytes: &[u8], out: &mut [f32]);
+    fn encode_blocks(values: &[f32], out: &mut [u8]);
 }
 
 impl<C: Codec> Stored for C {
     const BLOCK_LEN: usize = C::BLOCK_LEN;
     const BLOCK_BYTES: usize = size_of::<C::Block>();
 
-    fn decode(bytes: &[u8], out: &mut [f32]) {
+    fn decode_blocks(bytes: &[u8], out: &mut [f32]) {
         const { assert!(align_of::<C::Block>() == 1, "blocks lie at any address") };
         let groups = C::BLOCK_LEN / C::GROUP_LEN;
         let (q, scale, min) = (&mut [0; 256][..C::BLOCK_LEN], &mut [0.0; 16], &mut [0.0; 16]);
@@ -94,7 +92,7 @@ impl<C: Codec> Stored for C {
         }
     }
 
-    fn encode(values: &[f32], out: &mut [u8]) {
+    fn encode_blocks(values: &[f32], out: &mut [u8]) {
         let blocks: &mut [C::Block] = bytemuck::cast_slice_mut(out);
         for (values, block) in values.chunks_exact(C::BLOCK_LEN).zip(blocks) {
             *block = C::encode(values);
@@ -149,10 +147,10 @@ macro_rules! formats {
             }
 
             fn decode_checked(self, bytes: &[u8], out: &mut [f32]) {
-                match self { $(Format::$Name => <$file::$Type as Stored>::decode(bytes, out)),* }
+                match self { $(Format::$Name => <$file::$Type as Stored>::decode_blocks(bytes, out)),* }
             }
             fn encode_checked(self, values: &[f32], out: &mut [u8]) {
-                match self { $(Format::$Name => <$file::$Type as Stored>::encode(values, out)),* }
+                match self { $(Format::$Name => <$file::$Type as Stored>::encode_blocks(values, out)),* }
             }
         }
     };
@@ -288,6 +286,12 @@ fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
 fn low_then_high<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [u8; N] {
     const { assert!(N == 2 * BYTES) };
     from_fn(|i| bytes[i / 2] >> (4 * (i % 2)) & 15)
+}
+
+/// The inverse of [`low_then_high`].
+fn pack_low_then_high<const BYTES: usize, const N: usize>(codes: &[u8; N]) -> [u8; BYTES] {
+    const { assert!(N == 2 * BYTES) };
+    from_fn(|i| codes[2 * i] & 15 | codes[2 * i + 1] << 4)
 }
 
 /// Bit `i` of the little-endian word as 16 or 0: the fifth bit of 32 codes.

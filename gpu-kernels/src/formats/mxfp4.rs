@@ -2,6 +2,8 @@
 //!
 //! Source: OCP Microscaling Formats v1.0; layout of ggml's `block_mxfp4`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -47,6 +49,6 @@ impl Codec for Mxfp4 {
         let e = exponent.saturating_sub(2) as u8;
         let d = e8m0_half(e);
         let code = |i: usize| fit::nearest(&FP4_DOUBLED, d, values[i]) as u8;
-        BlockMxfp4 { e, qs: pack_nibbles(&core::array::from_fn(code)) }
+        BlockMxfp4 { e, qs: pack_nibbles(&from_fn(code)) }
     }
 }

@@ -1,5 +1,7 @@
 //! Q1_0: 128 signs, one F16 scale. Source: ggml, `block_q1_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::scalar::F16Le;
@@ -30,7 +32,7 @@ impl Codec for Q1_0 {
     #[inline]
     fn unpack(block: &BlockQ1_0, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         for (q, bits) in array::<_, 128>(q).as_chunks_mut::<8>().0.iter_mut().zip(block.qs) {
-            *q = core::array::from_fn(|j| 2 * (bits >> j & 1) as i8 - 1);
+            *q = from_fn(|j| 2 * (bits >> j & 1) as i8 - 1);
         }
         *array(scale) = [block.d.get(); 4];
         *array(min) = [0.0; 4];

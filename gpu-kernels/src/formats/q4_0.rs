@@ -1,5 +1,7 @@
 //! Q4_0: 32 weights of 4 bits around 8, one F16 scale. Source: ggml, `block_q4_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -39,6 +41,6 @@ impl Codec for Q4_0 {
         let d = fit::extreme(values) / -8.0;
         let inverse = fit::inverse(d);
         let code = |i: usize| (values[i] * inverse + 8.5).clamp(0.0, 15.0) as u8;
-        BlockQ4_0 { d: F16Le::new(d), qs: pack_nibbles(&core::array::from_fn(code)) }
+        BlockQ4_0 { d: F16Le::new(d), qs: pack_nibbles(&from_fn(code)) }
     }
 }

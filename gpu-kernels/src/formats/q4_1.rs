@@ -1,5 +1,7 @@
 //! Q4_1: 32 weights of 4 bits, an F16 scale and an F16 minimum. Source: ggml, `block_q4_1`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -42,7 +44,7 @@ impl Codec for Q4_1 {
         let d = (high - low) / 15.0;
         let inverse = fit::inverse(d);
         let code = |i: usize| ((values[i] - low) * inverse + 0.5).clamp(0.0, 15.0) as u8;
-        let qs = pack_nibbles(&core::array::from_fn(code));
+        let qs = pack_nibbles(&from_fn(code));
         BlockQ4_1 { d: F16Le::new(d), m: F16Le::new(low), qs }
     }
 }

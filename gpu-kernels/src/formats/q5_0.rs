@@ -1,5 +1,7 @@
 //! Q5_0: 32 weights of 5 bits around 16, one F16 scale. Source: ggml, `block_q5_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -44,7 +46,7 @@ impl Codec for Q5_0 {
         let d = fit::extreme(values) / -16.0;
         let inverse = fit::inverse(d);
         let codes =
-            core::array::from_fn(|i| (values[i] * inverse + 16.5).clamp(0.0, 31.0) as u8);
+            from_fn(|i| (values[i] * inverse + 16.5).clamp(0.0, 31.0) as u8);
         BlockQ5_0 { d: F16Le::new(d), qh: pack_fifth_bits(&codes), qs: pack_nibbles(&codes) }
     }
 }

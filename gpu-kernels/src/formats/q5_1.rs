@@ -1,5 +1,7 @@
 //! Q5_1: 32 weights of 5 bits, an F16 scale and an F16 minimum. Source: ggml, `block_q5_1`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -47,7 +49,7 @@ impl Codec for Q5_1 {
         let d = (high - low) / 31.0;
         let inverse = fit::inverse(d);
         let codes =
-            core::array::from_fn(|i| ((values[i] - low) * inverse + 0.5).clamp(0.0, 31.0) as u8);
+            from_fn(|i| ((values[i] - low) * inverse + 0.5).clamp(0.0, 31.0) as u8);
         BlockQ5_1 {
             d: F16Le::new(d),
             m: F16Le::new(low),
