@@ -1,8 +1,11 @@
 //! What the tests of this module share.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::GgufWriter;
 
 /// A directory of its own for each test, removed with its files at the end.
 pub(crate) struct TempDir(PathBuf);
@@ -34,4 +37,12 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// The file of a writer whose tensors are all zeros.
+pub(crate) fn gguf_file(writer: &GgufWriter) -> Vec<u8> {
+    let mut file = Vec::new();
+    let zeros = |i, out: &mut dyn Write| out.write_all(&vec![0; writer.tensor_bytes(i)]);
+    writer.write(&mut file, zeros).unwrap();
+    file
 }
