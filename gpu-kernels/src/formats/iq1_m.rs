@@ -47,10 +47,10 @@ impl Codec for Iq1M {
     #[inline]
     fn unpack(block: &BlockIq1M, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let q = array::<_, 256>(q).as_chunks_mut::<8>().0;
-        for k in 0..32 {
+        for (k, q) in q.iter_mut().enumerate() {
             let high = block.qh[k / 2] >> (4 * (k % 2));
             let index = usize::from(block.qs[k]) | usize::from(high & 7) << 8;
-            q[k] = shifted_eight(grid::IQ1[index], 1 - 2 * (high >> 3 & 1) as i8);
+            *q = shifted_eight(grid::IQ1[index], high >> 3 & 1);
         }
         let d = block.d();
         *array::<_, 16>(scale) = from_fn(|g| {

@@ -40,11 +40,11 @@ impl Codec for Iq1S {
         let d = block.d.get();
         for g in 0..8 {
             let word = u16::from_le_bytes(block.qh[g]);
-            let shift = 1 - 2 * (word >> 15) as i8;
+            let down = (word >> 15) as u8;
             for k in 0..4 {
                 let high = usize::from(word >> (3 * k) & 7);
                 let index = usize::from(block.qs[4 * g + k]) | high << 8;
-                q[4 * g + k] = shifted_eight(grid::IQ1[index], shift);
+                q[4 * g + k] = shifted_eight(grid::IQ1[index], down);
             }
             // Dividing by 8 is exact here: d is a half, far above the F32 subnormals.
             scale[g] = d * f32::from(2 * (word >> 12 & 7) + 1) * 0.125;

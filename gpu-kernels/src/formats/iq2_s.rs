@@ -38,10 +38,10 @@ impl Codec for Iq2S {
     #[inline]
     fn unpack(block: &BlockIq2S, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let q = array::<_, 256>(q).as_chunks_mut::<8>().0;
-        for k in 0..32 {
+        for (k, q) in q.iter_mut().enumerate() {
             let high = usize::from(block.qh[k / 4] >> (2 * (k % 4)) & 3);
             let index = usize::from(block.qs[k]) | high << 8;
-            q[k] = signed_eight(grid::IQ2_S[index], block.signs[k]);
+            *q = signed_eight(grid::IQ2_S[index], block.signs[k]);
         }
         let d = block.d.get();
         *array::<_, 16>(scale) =

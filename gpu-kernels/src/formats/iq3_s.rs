@@ -38,12 +38,12 @@ impl Codec for Iq3S {
     #[inline]
     fn unpack(block: &BlockIq3S, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let q = array::<_, 256>(q).as_chunks_mut::<8>().0;
-        for k in 0..32 {
+        for (k, q) in q.iter_mut().enumerate() {
             let four = |i: usize| {
                 let high = usize::from(block.qh[i / 8] >> (i % 8) & 1);
                 grid::IQ3_S[usize::from(block.qs[i]) | high << 8]
             };
-            q[k] = signed_eight(two_fours(four(2 * k), four(2 * k + 1)), block.signs[k]);
+            *q = signed_eight(two_fours(four(2 * k), four(2 * k + 1)), block.signs[k]);
         }
         let d = block.d.get();
         *array::<_, 8>(scale) = low_then_high(&block.scales).map(|s| d * f32::from(2 * s + 1));

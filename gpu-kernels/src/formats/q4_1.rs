@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::fit;
 use super::scalar::F16Le;
-use super::{Codec, array, nibbles, pack_nibbles};
+use super::{Codec, array, pack_nibbles, unpack_nibbles};
 
 /// `w = d · q + m`.
 pub struct Q4_1;
@@ -34,7 +34,7 @@ impl Codec for Q4_1 {
 
     #[inline]
     fn unpack(block: &BlockQ4_1, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        *array::<_, 32>(q) = nibbles(&block.qs).map(|n| n as i8);
+        unpack_nibbles(&block.qs, array(q), |n| n as i8);
         *array(scale) = [block.d.get()];
         *array(min) = [-block.m.get()];
     }

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::fit;
 use super::scalar::F16Le;
-use super::{Codec, array, fifth_bits, nibbles, pack_fifth_bits, pack_nibbles};
+use super::{Codec, array, five_bit_codes, pack_fifth_bits, pack_nibbles};
 
 /// `w = d · q + m`.
 pub struct Q5_1;
@@ -36,9 +36,9 @@ impl Codec for Q5_1 {
 
     #[inline]
     fn unpack(block: &BlockQ5_1, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        let (low, high) = (nibbles(&block.qs), fifth_bits(&block.qh));
-        for (i, q) in array::<_, 32>(q).iter_mut().enumerate() {
-            *q = (low[i] | high[i]) as i8;
+        let eights = array::<_, 32>(q).as_chunks_mut::<8>().0.iter_mut();
+        for (q, codes) in eights.zip(five_bit_codes(&block.qs, &block.qh)) {
+            *q = codes.to_le_bytes().map(|code| code as i8);
         }
         *array(scale) = [block.d.get()];
         *array(min) = [-block.m.get()];
