@@ -126,8 +126,8 @@ impl Sampler {
 
     /// Chooses a token. `logits` [vocab_size] are used as scratch.
     ///
-    /// −∞ excludes a token; +∞ excludes all that have less. Equally good tokens rank by lowest id. Nothing is
-    /// allocated after the first call.
+    /// −∞ excludes a token; +∞ excludes all that have less. Equally good tokens rank by lowest id. After the first
+    /// call only what grows with the history is allocated, by doubling.
     ///
     /// # Errors
     /// [`SamplingError::NonFinite`] for a NaN or when every token is excluded, [`SamplingError::LogitCount`] for
