@@ -2,8 +2,8 @@
 //!
 //! [`Sampler`] is the state of one request: its chain, the tokens so far and its random numbers, so that a seeded
 //! request gives the same tokens alone or in a batch. The chain is chosen once, from [`SamplingParams`]: first come
-//! the samplers that change logits, then top-k gathers [`Candidates`](candidates::Candidates), then the samplers
-//! that narrow these, and last the draw. A sampler is a file here and a row in [`ADJUSTERS`] or [`NARROWERS`].
+//! the samplers that change logits, then top-k gathers `Candidates`, then the samplers
+//! that narrow these, and last the draw. A sampler is a file here and a row in `ADJUSTERS` or `NARROWERS`.
 //!
 //! It does not know the tokenizer (sequence breakers come as tokens), the model, or the clock.
 
