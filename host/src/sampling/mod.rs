@@ -37,7 +37,7 @@ pub use params::{SamplingError, SamplingParams};
 
 /// Changes the logits of all tokens.
 trait Adjuster: Debug + Send {
-    /// `logits` [vocab_size]; `history` holds prompt and answer so far.
+    /// `logits` \[vocab_size\]; `history` holds prompt and answer so far.
     fn adjust(&mut self, logits: &mut [f32], history: &[u32]);
     /// Told of every token, prompt included, when it is the last of `history`.
     fn accept(&mut self, _history: &[u32]) {}
@@ -124,7 +124,7 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Chooses a token. `logits` [vocab_size] are used as scratch.
+    /// Chooses a token. `logits` \[vocab_size\] are used as scratch.
     ///
     /// −∞ excludes a token; +∞ excludes all that have less. Equally good tokens rank by lowest id. After the first
     /// call only what grows with the history is allocated, by doubling.
