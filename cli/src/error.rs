@@ -1,0 +1,159 @@
+//! What can go wrong at the edge, and the exit code of each.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use config::ConfigError;
+use host::engine::{EngineError, ErrorKind, RequestError, SubmitError};
+
+/// Every way the program ends without success.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// A flag, its value or a combination of flags.
+    #[error("{0}")]
+    BadArgument(String),
+    /// Something this build does not do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// imp.conf or `--set`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file named by a flag.
+    #[error("{flag} {path}")]
+    File {
+        /// The flag that named it.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The checkpoint could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] host::checkpoint::CheckpointError),
+    /// The model could not be loaded or evaluated.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine did not take a request.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// A request failed while it ran.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The prompt could not be made into text.
+    #[error("the chat template failed (--chat-template none takes the prompt as it is)")]
+    Template(#[from] host::text::TemplateError),
+    /// The prompt could not be made into tokens.
+    #[error("the prompt cannot be tokenized")]
+    Tokenizer(#[from] host::text::TokenizerError),
+    /// Standard output or the terminal.
+    #[error("{what}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody reads standard output any more.
+    #[error("standard output was closed")]
+    BrokenPipe,
+    /// Ctrl-C.
+    #[error("cancelled")]
+    Cancelled,
+    /// A promise of our own that was broken.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl CliError {
+    /// A file named by `flag` could not be read.
+    pub(crate) fn file(flag: &'static str, path: &Path, source: io::Error) -> Self {
+        CliError::File { flag, path: path.into(), source }
+    }
+
+    /// A failed write to standard output; a closed pipe is told apart.
+    pub(crate) fn stdout(source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            CliError::BrokenPipe
+        } else {
+            CliError::Io { what: "standard output cannot be written", source }
+        }
+    }
+
+    /// The process's exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            CliError::BrokenPipe => 0,
+            CliError::BadArgument(_) | CliError::Submit(_) => BAD_ARGUMENT,
+            CliError::Template(_) | CliError::Tokenizer(_) => BAD_ARGUMENT,
+            CliError::Config(ConfigError::Read { source, .. }) => file_code(source),
+            CliError::Config(_) => BAD_ARGUMENT,
+            CliError::File { source, .. } => file_code(source),
+            CliError::Unsupported(_) => UNSUPPORTED,
+            CliError::Checkpoint(_) => BAD_MODEL,
+            CliError::Engine(error) => kind_code(error.kind()),
+            CliError::Request(RequestError::NonFiniteLogits { .. }) => BAD_MODEL,
+            CliError::Request(_) | CliError::Io { .. } | CliError::Internal(_) => INTERNAL,
+            CliError::Cancelled => CANCELLED,
+        }
+    }
+
+    /// Says on stderr what happened, unless nothing needs to be said; gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        match self {
+            CliError::BrokenPipe => {}
+            CliError::Cancelled => eprintln!("imp-cli: cancelled"),
+            _ => eprintln!("imp-cli: {}", chain(self)),
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+const BAD_ARGUMENT: u8 = 1;
+const OUT_OF_MEMORY: u8 = 2;
+const CUDA: u8 = 3;
+const NOT_FOUND: u8 = 4;
+const BAD_MODEL: u8 = 5;
+const UNSUPPORTED: u8 = 6;
+const INTERNAL: u8 = 7;
+/// Ctrl-C ended the program.
+pub(crate) const CANCELLED: u8 = 8;
+
+fn file_code(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { BAD_ARGUMENT }
+}
+
+fn kind_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::BadArgument => BAD_ARGUMENT,
+        ErrorKind::OutOfMemory => OUT_OF_MEMORY,
+        ErrorKind::Cuda => CUDA,
+        ErrorKind::NotFound => NOT_FOUND,
+        ErrorKind::BadModel => BAD_MODEL,
+        ErrorKind::Unsupported => UNSUPPORTED,
+        ErrorKind::Internal => INTERNAL,
+        ErrorKind::Cancelled => CANCELLED,
+    }
+}
+
+/// The error and what caused it on one line. A level whose text the one above already quotes is
+/// left out.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut line = one_line(&error.to_string());
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = one_line(&cause.to_string());
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
