@@ -1,0 +1,136 @@
+//! The keys of imp.conf: to add one, add a documented row.
+
+use std::path::PathBuf;
+
+use crate::table::schema;
+use crate::value::words;
+
+schema! {
+    /// How a model runs.
+    runtime: Runtime {
+        /// Compute as the reference does: F32 activations and KV cache, no approximation.
+        /// Slower; for comparing with other implementations.
+        exact: bool = false;
+        /// Give the same tokens whatever else runs: no reduction whose order depends on load or timing.
+        deterministic: bool = false;
+        /// Longest context in tokens; 0 takes what the model and the memory allow.
+        max_seq_len: u32 = 0, in 0..=16777216;
+        /// Prompt tokens computed in one step; -1 chooses by device, 0 takes the whole prompt.
+        prefill_chunk_size: i32 = -1, in -1..=1048576;
+        /// CPU threads; 0 uses all cores.
+        num_cpu_threads: u32 = 0, in 0..=4096;
+        /// Capture decode steps as CUDA graphs. Concerns layers on a GPU only.
+        cuda_graphs: Toggle = Toggle::Auto;
+    }
+
+    /// The cache of keys and values.
+    kv_cache: KvCache {
+        /// Type of its elements; "auto" is F16, or F32 with runtime.exact.
+        dtype: KvDtype = KvDtype::Auto;
+        /// Pages in the pool, of 16 tokens each; 0 sizes it from the free memory.
+        max_blocks: u32 = 0, in 0..=268435456;
+    }
+
+    /// Rotary position scaling, in place of the model's own.
+    rope: RopeOverride {
+        /// Kind of scaling; "" keeps the model's, and then the other keys must keep their defaults.
+        scaling: RopeScaling = RopeScaling::Model;
+        /// Context extension: trained positions are stretched by this factor.
+        factor: f32 = 1.0, in 1.0..=1024.0;
+        /// Context length of training in tokens; 0 takes the model's.
+        orig_ctx: u32 = 0, in 0..=16777216;
+        /// Factor on the attention scale that YaRN computes.
+        attn_factor: f32 = 1.0, in 0.0..=1024.0;
+        /// YaRN: rotations over the trained context from which a dimension is left alone.
+        beta_fast: f32 = 32.0, in 0.0..=1048576.0;
+        /// YaRN: rotations over the trained context up to which a dimension is fully interpolated.
+        beta_slow: f32 = 1.0, in 0.0..=1048576.0;
+    }
+
+    /// Prefill attention kernels. These concern layers on a GPU only.
+    attention: Attention {
+        /// Fused attention in MXFP4: "always" forces it.
+        mxfp4: Toggle = Toggle::Auto;
+        /// Fused attention in FP8: "never" forces F16 in its place.
+        fp8_fmha: Toggle = Toggle::Auto;
+        /// Fused attention written for sm_120: "never" forces the portable kernel.
+        fmha_sm120: Toggle = Toggle::Auto;
+    }
+
+    /// Where files are.
+    paths: Paths {
+        /// Directory in which models are looked up by name; "" for none.
+        models: PathBuf = PathBuf::new();
+    }
+
+    /// What is reported on standard error.
+    diagnostics: Diagnostics {
+        /// Least important messages shown.
+        log_level: LogLevel = LogLevel::Info;
+    }
+}
+
+words! {
+    /// Whether to use a feature.
+    Toggle {
+        /// Where it is supported and pays.
+        Auto = "auto",
+        /// Or fail, with the reason.
+        Always = "always",
+        /// Not at all.
+        Never = "never",
+    }
+}
+
+words! {
+    /// Element type of the KV cache.
+    KvDtype {
+        /// F16, or F32 in exact mode.
+        Auto = "auto",
+        /// IEEE half precision.
+        Fp16 = "fp16",
+        /// IEEE single precision.
+        Fp32 = "fp32",
+        /// E4M3.
+        Fp8 = "fp8",
+        /// Eight-bit integers with a scale a row.
+        Int8 = "int8",
+        /// Four-bit integers with a scale a group.
+        Int4 = "int4",
+        /// E2M1 with E4M3 scales.
+        Nvfp4 = "nvfp4",
+        /// E2M1 with power-of-two scales.
+        Mxfp4 = "mxfp4",
+        /// Polar quantization with a residual sketch.
+        Turboquant = "turboquant",
+    }
+}
+
+words! {
+    /// Kind of rotary position scaling.
+    RopeScaling {
+        /// What the model declares.
+        Model = "",
+        /// Positions divided by the factor.
+        Linear = "linear",
+        /// Interpolation by dimension (Peng et al. 2023).
+        Yarn = "yarn",
+    }
+}
+
+words! {
+    /// Importance of a message, the most important first.
+    #[derive(PartialOrd, Ord)]
+    LogLevel {
+        /// Failures.
+        Error = "error",
+        /// Fallbacks and doubtful input, too.
+        Warn = "warn",
+        /// What a user should know about a run, too.
+        Info = "info",
+        /// Decisions taken at load, too.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
