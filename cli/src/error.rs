@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use config::ConfigError;
+use host::checkpoint::CheckpointError;
 use host::engine::{EngineError, ErrorKind, RequestError, SubmitError};
 
 /// Every way the program ends without success.
@@ -32,7 +33,7 @@ pub(crate) enum CliError {
     },
     /// The checkpoint could not be read.
     #[error(transparent)]
-    Checkpoint(#[from] host::checkpoint::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
     /// The model could not be loaded or evaluated.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -92,6 +93,8 @@ impl CliError {
             CliError::Config(_) => BAD_ARGUMENT,
             CliError::File { source, .. } => file_code(source),
             CliError::Unsupported(_) => UNSUPPORTED,
+            CliError::Checkpoint(CheckpointError::Io { source, .. }) => file_code(source),
+            CliError::Checkpoint(CheckpointError::Quantized { .. }) => UNSUPPORTED,
             CliError::Checkpoint(_) => BAD_MODEL,
             CliError::Engine(error) => kind_code(error.kind()),
             CliError::Request(RequestError::NonFiniteLogits { .. }) => BAD_MODEL,
