@@ -1,1 +1,188 @@
-//! Whole-program tests.
+//! What the whole-program tests share: reference data, the judge, the program under test.
+//!
+//! The references were computed by transformers in F32 and by llama.cpp; none by imp.
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use host::engine::{Engine, EngineOptions, Event, LoadProgress, Request};
+use host::sampling::SamplingParams;
+use serde_json::Value;
+
+/// A file or folder of `tests/data`.
+pub fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(path)
+}
+
+/// A JSON file of `tests/data`.
+pub fn json(path: &str) -> Value {
+    let path = data(path);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// SmolLM2-135M-Instruct, when `cargo xtask fetch-models` has fetched it; else says what is skipped.
+pub fn smollm2(test: &str) -> Option<PathBuf> {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/smollm2-135m-instruct-q4_1.gguf");
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped {test}: no {}; run `cargo xtask fetch-models`", path.display());
+    None
+}
+
+/// The program under test, built beside this test.
+pub fn imp_cli() -> Command {
+    let exe = std::env::current_exe().expect("a test has a path");
+    let profile =
+        exe.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
+    let path = profile.join("imp-cli");
+    assert!(path.exists(), "{} is missing: run `cargo build -p cli` first", path.display());
+    let mut command = Command::new(path);
+    // A developer's own configuration must not change what is tested.
+    command.env_remove("IMP_CONFIG").env("HOME", env!("CARGO_MANIFEST_DIR")).current_dir(data(""));
+    command
+}
+
+struct Silent;
+
+impl LoadProgress for Silent {
+    fn tensor(&mut self, _: &str, _: u64, _: u64) {}
+}
+
+/// Opens a model on the CPU with two threads.
+pub fn open(model: &Path, sets: &[&str]) -> Engine {
+    let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+    let environment = config::Environment::default(); // no file is searched
+    let config = config::Config::load_in(&environment, None, &sets).expect("valid settings").config;
+    let options = EngineOptions {
+        model: model.into(),
+        config,
+        device: None,
+        gpu_layers: 0,
+        threads: 2,
+        max_seq_len: None,
+        min_kv_tokens: None,
+        chat_template: "none".into(),
+    };
+    Engine::load(options, &mut Silent).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
+}
+
+/// Logits after each position from `first` on.
+pub fn logits(engine: &Engine, tokens: &[u32], first: usize) -> Vec<Vec<f32>> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let visit = move |_: usize, row: &[f32]| sender.send(row.to_vec()).expect("the test waits");
+    engine.evaluate(tokens.to_vec(), first, Box::new(visit)).expect("evaluation succeeds");
+    receiver.iter().collect()
+}
+
+/// A greedy request's tokens, each with its log-probability and the best `top`.
+pub fn greedy(
+    engine: &Engine,
+    prompt: &[u32],
+    max_tokens: usize,
+    top: usize,
+) -> Vec<(u32, f32, Vec<(u32, f32)>)> {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        max_tokens,
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        stop: vec![],
+        logprobs: Some(top),
+        ignore_eos: false,
+    };
+    let mut handle = engine.submit(request).expect("the queue is empty");
+    let mut tokens = vec![];
+    loop {
+        match handle.blocking_recv().expect("an answer ends with Done") {
+            Event::Token { id, logprob, .. } => {
+                let l = logprob.expect("asked for");
+                tokens.push((id, l.logprob, l.top));
+            }
+            Event::Done { .. } => return tokens,
+            Event::Failed(e) => panic!("{e}"),
+            Event::Prefilled { .. } => {}
+        }
+    }
+}
+
+/// The index of the largest element, the first of equals.
+pub fn argmax(row: &[f32]) -> u32 {
+    let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    row.iter().position(|&v| v == best).expect("logits are not empty") as u32
+}
+
+/// How closely two sets of logits must agree, as a share of the reference's standard deviation.
+///
+/// Two exact references keep 5e-5 to 2e-2 with each other; 8-bit activations move logits further.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode {
+    /// F32 activations.
+    Exact,
+    /// 8-bit activations.
+    Quantized,
+}
+
+/// Compares a model's output on the prompts of a reference and panics with every difference.
+pub fn judge(what: &str, engine: &Engine, reference: &Value, mode: Mode) {
+    let share = match mode {
+        Mode::Exact => 0.02,
+        Mode::Quantized => 0.35,
+    };
+    let mut wrong = vec![];
+    for (i, prompt) in reference.as_array().expect("a list of prompts").iter().enumerate() {
+        for problem in compare(engine, prompt, share) {
+            wrong.push(format!("{what}, prompt {i}: {problem}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn compare(engine: &Engine, prompt: &Value, share: f64) -> Vec<String> {
+    let ids: Vec<u32> = numbers(&prompt["ids"]).map(|n| n as u32).collect();
+    let expected: Vec<f64> = numbers(&prompt["last_logits"]).collect();
+    let tolerance = share * deviation(&expected);
+    let mut wrong = vec![];
+    let rows = logits(engine, &ids, 0);
+    assert_eq!(rows.len(), ids.len(), "a row of logits for every position");
+    let last = rows.last().expect("a prompt is not empty");
+    assert_eq!(last.len(), expected.len(), "the vocabulary has the same size");
+    let worst = last.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs());
+    let worst = worst.fold(0.0, f64::max);
+    // NaN is wrong too.
+    if worst.is_nan() || worst > tolerance {
+        wrong.push(format!("a logit is off by {worst:.4}, allowed {tolerance:.4}"));
+    }
+    let gaps: Vec<f64> = numbers(&prompt["argmax_gap_per_pos"]).collect();
+    for (j, (row, want)) in rows.iter().zip(numbers(&prompt["argmax_per_pos"])).enumerate() {
+        let clear = gaps.get(j).is_none_or(|g| *g > 2.0 * tolerance);
+        if clear && f64::from(argmax(row)) != want {
+            wrong.push(format!("position {j} chooses {}, expected {want}", argmax(row)));
+        }
+    }
+    let want: Vec<u32> = numbers(&prompt["greedy16"]).map(|n| n as u32).collect();
+    let gaps: Vec<f64> = numbers(&prompt["greedy16_gap"]).collect();
+    let got = greedy(engine, &ids, want.len(), 0);
+    for (j, (got, want)) in got.iter().map(|g| g.0).zip(&want).enumerate() {
+        if got != *want {
+            if gaps[j] > 2.0 * tolerance {
+                wrong.push(format!("greedy token {j} is {got}, expected {want}"));
+            }
+            break; // after an allowed difference the texts are different ones
+        }
+    }
+    wrong
+}
+
+fn numbers(list: &Value) -> impl Iterator<Item = f64> + '_ {
+    list.as_array().into_iter().flatten().map(|v| v.as_f64().expect("a number"))
+}
+
+fn deviation(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n).sqrt()
+}

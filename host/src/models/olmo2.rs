@@ -1,0 +1,14 @@
+//! OLMo 2: norms after attention and MLP instead of before, and one norm over all heads of q and k.
+//!
+//! Source: 2 OLMo 2 Furious, section 3.2.
+
+use super::hparams::Hparams;
+use super::{DecoderSpec, LoadError, NormPlacement, QkNorm};
+
+/// OLMo 2, dense.
+pub fn olmo2(h: &Hparams) -> Result<DecoderSpec, LoadError> {
+    let mut spec = DecoderSpec::llama_shaped(h)?;
+    spec.norms = NormPlacement::Post;
+    spec.qk_norm = Some(QkNorm::Full);
+    Ok(spec)
+}

@@ -1,0 +1,258 @@
+//! Models with true shapes and random weights, for measuring speed without a download.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+
+use argh::FromArgs;
+use gpu_kernels::formats::Format;
+use host::checkpoint::gguf::Value;
+use host::checkpoint::write::GgufWriter;
+
+use crate::TaskError;
+
+/// Write a GGUF file with a real model's shapes and random weights (no vocabulary).
+#[derive(FromArgs)]
+#[argh(subcommand, name = "synth")]
+pub struct Synth {
+    /// shape: smollm2-135m, qwen3-0.6b, qwen3-8b, llama3-8b
+    #[argh(option)]
+    shape: String,
+    /// a weight format by its GGUF name (F16, Q8_0, IQ4_XS, …) or the recipe Q4_K_M
+    #[argh(option)]
+    format: String,
+    /// the file to write
+    #[argh(option)]
+    out: PathBuf,
+    /// seed of the weights (default: 0)
+    #[argh(option, default = "0")]
+    seed: u64,
+}
+
+/// Sizes of a published model.
+struct Shape {
+    name: &'static str,
+    architecture: &'static str,
+    num_layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+    rope_theta: f32,
+    qk_norm: bool,
+    tied: bool,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "smollm2-135m",
+        architecture: "llama",
+        num_layers: 30,
+        hidden_size: 576,
+        intermediate_size: 1536,
+        num_heads: 9,
+        num_kv_heads: 3,
+        head_dim: 64,
+        vocab_size: 49152,
+        rope_theta: 1e5,
+        qk_norm: false,
+        tied: true,
+    },
+    Shape {
+        name: "qwen3-0.6b",
+        architecture: "qwen3",
+        num_layers: 28,
+        hidden_size: 1024,
+        intermediate_size: 3072,
+        num_heads: 16,
+        num_kv_heads: 8,
+        head_dim: 128,
+        vocab_size: 151936,
+        rope_theta: 1e6,
+        qk_norm: true,
+        tied: true,
+    },
+    Shape {
+        name: "qwen3-8b",
+        architecture: "qwen3",
+        num_layers: 36,
+        hidden_size: 4096,
+        intermediate_size: 12288,
+        num_heads: 32,
+        num_kv_heads: 8,
+        head_dim: 128,
+        vocab_size: 151936,
+        rope_theta: 1e6,
+        qk_norm: true,
+        tied: false,
+    },
+    Shape {
+        name: "llama3-8b",
+        architecture: "llama",
+        num_layers: 32,
+        hidden_size: 4096,
+        intermediate_size: 14336,
+        num_heads: 32,
+        num_kv_heads: 8,
+        head_dim: 128,
+        vocab_size: 128256,
+        rope_theta: 5e5,
+        qk_norm: false,
+        tied: false,
+    },
+];
+
+/// Which format each tensor gets.
+#[derive(Clone, Copy)]
+struct Recipe {
+    most: Format,
+    /// For the logits, and for `v` and `down` of the layers that matter most.
+    better: Format,
+}
+
+/// Writes the file.
+///
+/// # Errors
+/// An unknown shape or format, with the known ones; what the system says while writing.
+pub fn run(options: &Synth) -> Result<(), TaskError> {
+    let shape = SHAPES.iter().find(|s| s.name == options.shape).ok_or_else(|| {
+        let known = SHAPES.map(|s| s.name).join(", ");
+        TaskError::Other(format!("--shape {}: unknown; known: {known}", options.shape))
+    })?;
+    let recipe = recipe(&options.format)?;
+    let io = |source| TaskError::Io { path: options.out.clone(), source };
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(&options.out).map_err(io)?);
+    write(shape, recipe, options, &mut file).map_err(io)
+}
+
+fn recipe(name: &str) -> Result<Recipe, TaskError> {
+    if name.eq_ignore_ascii_case("q4_k_m") {
+        return Ok(Recipe { most: Format::Q4_K, better: Format::Q6_K });
+    }
+    let found = Format::ALL.iter().copied().find(|f| f.name().eq_ignore_ascii_case(name));
+    found.map(|f| Recipe { most: f, better: f }).ok_or_else(|| {
+        let known = Format::ALL.iter().map(|f| f.name()).collect::<Vec<_>>().join(", ");
+        TaskError::Other(format!("--format {name}: unknown; known: Q4_K_M, {known}"))
+    })
+}
+
+fn write(s: &Shape, recipe: Recipe, options: &Synth, out: &mut dyn Write) -> io::Result<()> {
+    let mut file = GgufWriter::new();
+    keys(s, options, &mut file);
+    let mut planned: Vec<(Format, usize)> = vec![];
+    let mut add = |name: &str, format: Format, dims: &[usize]| {
+        let number = file.tensor(name, format, dims)?;
+        planned.push((format, file.tensor_bytes(number)));
+        io::Result::Ok(())
+    };
+    let Shape { hidden_size: hidden, intermediate_size: inner, head_dim, .. } = *s;
+    let (q, kv) = (s.num_heads * head_dim, s.num_kv_heads * head_dim);
+    add("token_embd.weight", recipe.most, &[s.vocab_size, hidden])?;
+    add("output_norm.weight", Format::F32, &[hidden])?;
+    if !s.tied {
+        add("output.weight", recipe.better, &[s.vocab_size, hidden])?;
+    }
+    for layer in 0..s.num_layers {
+        let name = |tensor: &str| format!("blk.{layer}.{tensor}.weight");
+        let better = if matters(layer, s.num_layers) { recipe.better } else { recipe.most };
+        add(&name("attn_norm"), Format::F32, &[hidden])?;
+        add(&name("ffn_norm"), Format::F32, &[hidden])?;
+        if s.qk_norm {
+            add(&name("attn_q_norm"), Format::F32, &[head_dim])?;
+            add(&name("attn_k_norm"), Format::F32, &[head_dim])?;
+        }
+        add(&name("attn_q"), recipe.most, &[q, hidden])?;
+        add(&name("attn_k"), recipe.most, &[kv, hidden])?;
+        add(&name("attn_v"), better, &[kv, hidden])?;
+        add(&name("attn_output"), recipe.most, &[hidden, q])?;
+        add(&name("ffn_gate"), recipe.most, &[inner, hidden])?;
+        add(&name("ffn_up"), recipe.most, &[inner, hidden])?;
+        add(&name("ffn_down"), better, &[hidden, inner])?;
+    }
+    let mut pools: Vec<(Format, Vec<u8>)> = vec![];
+    file.write(out, |number, out| {
+        let (format, bytes) = planned[number];
+        if !pools.iter().any(|(f, _)| *f == format) {
+            pools.push((format, pool(format, options.seed)));
+        }
+        let pool = &pools.iter().find(|(f, _)| *f == format).expect("pushed above").1;
+        fill(pool, format.block_bytes(), number, bytes, out)
+    })
+}
+
+/// Q4_K_M's choice: the first and last eighth of the layers, and every third between.
+fn matters(layer: usize, num_layers: usize) -> bool {
+    let eighth = num_layers / 8;
+    layer < eighth || layer >= 7 * eighth || (layer - eighth) % 3 == 2
+}
+
+fn keys(s: &Shape, options: &Synth, file: &mut GgufWriter) {
+    let a = s.architecture;
+    let count = |n: usize| Value::U32(n as u32);
+    file.key("general.architecture", Value::string(a));
+    file.key("general.name", Value::string(&format!("synth-{}-{}", s.name, options.format)));
+    for (name, value) in [
+        ("block_count", count(s.num_layers)),
+        ("context_length", count(40960)),
+        ("embedding_length", count(s.hidden_size)),
+        ("feed_forward_length", count(s.intermediate_size)),
+        ("attention.head_count", count(s.num_heads)),
+        ("attention.head_count_kv", count(s.num_kv_heads)),
+        ("attention.key_length", count(s.head_dim)),
+        ("attention.value_length", count(s.head_dim)),
+        ("rope.dimension_count", count(s.head_dim)),
+        ("vocab_size", count(s.vocab_size)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(1e-6)),
+        ("rope.freq_base", Value::F32(s.rope_theta)),
+    ] {
+        file.key(format!("{a}.{name}"), value);
+    }
+    file.key("tokenizer.ggml.model", Value::string("no_vocab"));
+}
+
+/// Weights in a pool; every tensor repeats it from a place of its own.
+const POOL_LEN: usize = 1 << 18;
+
+/// Encoded weights of the size that trained ones have: normal, deviation 0.02. Norms get 1.
+fn pool(format: Format, seed: u64) -> Vec<u8> {
+    let mean = if format == Format::F32 { 1.0 } else { 0.0 };
+    let mut state = seed;
+    let values: Vec<f32> = (0..POOL_LEN).map(|_| mean + 0.02 * normal(&mut state)).collect();
+    let mut bytes = vec![0; POOL_LEN / format.block_len() * format.block_bytes()];
+    format.encode(&values, &mut bytes);
+    bytes
+}
+
+fn fill(
+    pool: &[u8],
+    block_bytes: usize,
+    number: usize,
+    bytes: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let blocks = pool.len() / block_bytes;
+    let mut at = (number * 7919) % blocks * block_bytes; // a prime apart, so that no two agree
+    let mut left = bytes;
+    while left > 0 {
+        let n = left.min(pool.len() - at);
+        out.write_all(&pool[at..at + n])?;
+        left -= n;
+        at = 0;
+    }
+    Ok(())
+}
+
+/// Box–Muller over SplitMix64 (Steele et al. 2014).
+fn normal(state: &mut u64) -> f32 {
+    let mut uniform = || {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let (a, b) = (1.0 - uniform(), uniform());
+    ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()) as f32
+}

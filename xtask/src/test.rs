@@ -1,0 +1,37 @@
+//! Everything that must pass, in the order in which it fails fastest.
+
+use argh::FromArgs;
+
+use crate::run::cargo;
+use crate::{TaskError, fetch};
+
+/// Run everything that must pass: format, lints, tests of all crates and of the programs.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "test")]
+pub struct Test {}
+
+/// Runs all checks; the first failure ends it.
+///
+/// # Errors
+/// The command that failed.
+pub fn run(_: &Test) -> Result<(), TaskError> {
+    for (component, args) in [
+        ("rustfmt", &["fmt", "--all", "--check"][..]),
+        ("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    ] {
+        let tool = args[0];
+        if cargo(&[tool, "--version"]).works() {
+            eprintln!("xtask: cargo {}", args.join(" "));
+            cargo(args).check()?;
+        } else {
+            eprintln!("xtask: skipped cargo {tool}: `rustup component add {component}` first");
+        }
+    }
+    if let Err(e) = fetch::smollm2() {
+        eprintln!("xtask: {e}");
+        eprintln!("xtask: tests that need the real model will say that they were skipped");
+    }
+    // The whole-program tests run this binary.
+    cargo(&["build", "--package", "cli"]).check()?;
+    cargo(&["test", "--workspace"]).check()
+}
