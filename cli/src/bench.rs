@@ -30,7 +30,22 @@ impl BenchOptions {
     /// Context that the tests need.
     pub(crate) fn context(&self) -> usize {
         // one token more than either test computes: the one that is generated last
-        (self.prompt + 1).max(self.generate + 2)
+        self.prompt.saturating_add(1).max(self.generate.saturating_add(2))
+    }
+
+    /// Refuses a benchmark that would measure nothing.
+    ///
+    /// # Errors
+    /// `BadArgument` naming the flags.
+    pub(crate) fn check(&self) -> Result<(), CliError> {
+        if self.prompt == 0 && self.generate == 0 {
+            let message = "--bench: --bench-pp 0 and --max-tokens 0 leave nothing to measure";
+            return Err(CliError::BadArgument(message.to_owned()));
+        }
+        if self.reps == 0 {
+            return Err(CliError::BadArgument("--bench-reps: expected at least 1".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -47,9 +62,8 @@ struct Row {
 /// Runs the benchmark and prints its table, or one JSON object.
 ///
 /// # Errors
-/// `BadArgument` when there is nothing to measure; what the engine reports; `Cancelled`.
+/// What the engine reports; `Cancelled`.
 pub(crate) fn bench(engine: &Engine, options: BenchOptions, json: bool) -> Result<(), CliError> {
-    check(&options)?;
     let mut random = Random { state: 0x9e37_79b9_7f4a_7c15, prompts: 0 };
     let mut rows = Vec::new();
     let tests = [(options.prompt, 0), (0, options.generate)];
@@ -73,17 +87,6 @@ pub(crate) fn bench(engine: &Engine, options: BenchOptions, json: bool) -> Resul
     } else {
         output::show(&table(engine.info(), options.threads, &rows))
     }
-}
-
-fn check(options: &BenchOptions) -> Result<(), CliError> {
-    if options.prompt == 0 && options.generate == 0 {
-        let message = "--bench: --bench-pp 0 and --max-tokens 0 leave nothing to measure";
-        return Err(CliError::BadArgument(message.to_owned()));
-    }
-    if options.reps == 0 {
-        return Err(CliError::BadArgument("--bench-reps: expected at least 1".to_owned()));
-    }
-    Ok(())
 }
 
 fn measure(engine: &Engine, prompt: usize, steps: usize, random: &mut Random) -> Result<Timings, CliError> {
@@ -286,8 +289,8 @@ mod tests {
     #[test]
     fn nothing_to_measure_is_an_error() {
         let options = BenchOptions { prompt: 0, generate: 0, reps: 1, threads: 1 };
-        assert_eq!(check(&options).unwrap_err().code(), 1);
-        assert_eq!(check(&BenchOptions { prompt: 1, reps: 0, ..options }).unwrap_err().code(), 1);
-        assert!(check(&BenchOptions { prompt: 1, ..options }).is_ok());
+        assert_eq!(options.check().unwrap_err().code(), 1);
+        assert_eq!(BenchOptions { prompt: 1, reps: 0, ..options }.check().unwrap_err().code(), 1);
+        assert!(BenchOptions { prompt: 1, ..options }.check().is_ok());
     }
 }

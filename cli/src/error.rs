@@ -31,6 +31,14 @@ pub(crate) enum CliError {
         /// What the system said.
         source: io::Error,
     },
+    /// No model where `--model` points.
+    #[error("--model: there is no {places}{hint}")]
+    ModelNotFound {
+        /// Every path that was tried.
+        places: String,
+        /// The way out, if one is known.
+        hint: &'static str,
+    },
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -92,6 +100,7 @@ impl CliError {
             CliError::Config(ConfigError::Read { source, .. }) => file_code(source),
             CliError::Config(_) => BAD_ARGUMENT,
             CliError::File { source, .. } => file_code(source),
+            CliError::ModelNotFound { .. } => NOT_FOUND,
             CliError::Unsupported(_) => UNSUPPORTED,
             CliError::Checkpoint(CheckpointError::Io { source, .. }) => file_code(source),
             CliError::Checkpoint(CheckpointError::Quantized { .. }) => UNSUPPORTED,

@@ -6,6 +6,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use host::checkpoint::{Checkpoint, Metadata, Value as GgufValue};
+use host::models::describe;
 use host::text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -39,7 +40,8 @@ struct Report {
     path: String,
     container: &'static str,
     architecture: Option<String>,
-    supported: bool,
+    /// The family that would run it, or why none can.
+    family: Result<&'static str, String>,
     metadata: Vec<(String, Value)>,
     tensors: Vec<TensorRow>,
     tokenizer: Result<Option<TokenizerRow>, String>,
@@ -75,12 +77,12 @@ impl Report {
                 ("SafeTensors", metadata, hf.chat_template.clone())
             }
         };
-        let architecture = architecture(checkpoint);
+        let family = describe(checkpoint, &config::RopeOverride::default());
         Self {
             path: checkpoint.path().display().to_string(),
             container,
-            supported: architecture.as_deref().is_some_and(|_| host::models::find(checkpoint).is_ok()),
-            architecture,
+            architecture: architecture(checkpoint),
+            family: family.map(|(family, _)| family.name).map_err(|error| chain(&error)),
             metadata,
             tensors: rows(checkpoint),
             tokenizer: tokenizer(checkpoint),
@@ -118,7 +120,9 @@ impl Report {
             "path": self.path,
             "container": self.container,
             "architecture": self.architecture,
-            "supported": self.supported,
+            "supported": self.family.is_ok(),
+            "family": self.family.as_ref().ok(),
+            "problem": self.family.as_ref().err(),
             "parameters": number(self.parameters()),
             "bytes": number(self.bytes()),
             "metadata": Value::Object(self.metadata.iter().cloned().collect()),
@@ -136,10 +140,13 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let architecture = self.architecture.as_deref().unwrap_or("not named");
-        let supported = if self.supported { "" } else { " (not supported: it can be shown, not run)" };
         writeln!(f, "file          {}", self.path)?;
         writeln!(f, "container     {}", self.container)?;
-        writeln!(f, "architecture  {architecture}{supported}")?;
+        writeln!(f, "architecture  {}", printable(architecture))?;
+        match &self.family {
+            Ok(family) => writeln!(f, "family        {family}")?,
+            Err(problem) => writeln!(f, "family        not supported: {}", printable(problem))?,
+        }
         writeln!(
             f,
             "tensors       {}, {} parameters, {} bytes",
@@ -155,7 +162,7 @@ impl fmt::Display for Report {
         writeln!(f, "\ntensors")?;
         let width = self.tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
         for TensorRow { name, kind, shape, bytes } in &self.tensors {
-            writeln!(f, "  {name:<width$}  {kind:<8}  {bytes:>13}  {shape:?}")?;
+            writeln!(f, "  {:<width$}  {kind:<8}  {bytes:>13}  {shape:?}")?;
         }
         writeln!(f, "\ntypes")?;
         for (kind, (count, bytes)) in self.totals() {
@@ -324,7 +331,7 @@ mod tests {
             path: "model.gguf".to_owned(),
             container: "GGUF",
             architecture: Some("frobnicator".to_owned()),
-            supported: false,
+            family: Err("architecture frobnicator is not supported".to_owned()),
             metadata: vec![("general.name".to_owned(), json!("a\u{1b}[31m"))],
             tensors: vec![
                 TensorRow { name: "a".to_owned(), kind: "F32".to_owned(), shape: vec![2, 3], bytes: 24 },
@@ -340,7 +347,8 @@ mod tests {
     fn the_text_shows_what_there_is() {
         let text = report().to_string();
         for expected in [
-            "frobnicator (not supported",
+            "architecture  frobnicator",
+            "not supported: architecture frobnicator",
             "3, 11 parameters, 44 bytes",
             "F32            2 tensors             40 bytes",
             "[2, 3]",
@@ -391,7 +399,7 @@ mod tests {
         write(&mut writer, &path);
         let report = Report::of(&Checkpoint::open(&path).unwrap());
         assert_eq!(report.architecture.as_deref(), Some("frobnicator"));
-        assert!(!report.supported);
+        assert!(report.family.unwrap_err().contains("frobnicator"));
         std::fs::remove_file(&path).unwrap();
     }
 
