@@ -95,7 +95,7 @@ pub(crate) struct Args {
     pub(crate) logprobs: Option<usize>,
 
     // Sampling
-    /// 0 = greedy (default: 0.7)
+    /// randomness, 0 = greedy (default: 0.7)
     #[argh(option, arg_name = "f")]
     pub(crate) temperature: Option<f32>,
     /// nucleus sampling, 1 = disabled (default: 0.9)
@@ -122,7 +122,7 @@ pub(crate) struct Args {
     /// additive penalty once seen (default: 0.0)
     #[argh(option, arg_name = "f")]
     pub(crate) presence_penalty: Option<f32>,
-    /// -1 = random (default: -1)
+    /// seed of the random choices, -1 = random (default: -1)
     #[argh(option, arg_name = "n", from_str_fn(parse_seed))]
     pub(crate) seed: Option<Seed>,
     /// DRY penalty scale, 0 = disabled (default: 0.0)
@@ -137,7 +137,7 @@ pub(crate) struct Args {
     /// window of DRY, 0 = all (default: 0)
     #[argh(option, arg_name = "n")]
     pub(crate) dry_penalty_last_n: Option<u32>,
-    /// 0 = off, 2 = Mirostat v2 (default: 0)
+    /// version of Mirostat, 0 = off, 2 = v2 (default: 0)
     #[argh(option, arg_name = "n")]
     pub(crate) mirostat: Option<u32>,
 
@@ -154,7 +154,7 @@ pub(crate) struct Args {
     /// NVFP4 KV cache
     #[argh(switch)]
     pub(crate) kv_nvfp4: bool,
-    /// PolarQuant + QJL KV cache
+    /// KV cache by PolarQuant + QJL
     #[argh(switch)]
     pub(crate) kv_turboquant: bool,
     /// FP16 KV cache (the default)
@@ -229,60 +229,7 @@ pub(crate) fn parse_seed(text: &str) -> Result<Seed, String> {
     }
     text.parse()
         .map(|seed| Seed(Some(seed)))
-        .map_err(|_| format!("expected -1 (random) or a number from 0 to {}", u64::MAX))
-}
-
-/// Where a single prompt comes from.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum PromptSource {
-    /// `--prompt`.
-    Text(String),
-    /// `--prompt-file`.
-    File(PathBuf),
-    /// `--prompt-tokens`.
-    Tokens(Vec<u32>),
-}
-
-/// What the program was asked to do.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Mode {
-    /// Answer one prompt.
-    Prompt(PromptSource),
-    /// Chat.
-    Interactive,
-    /// Measure speed.
-    Bench,
-    /// Measure perplexity on a file.
-    Perplexity(PathBuf),
-    /// Compare the configured mode with exact mode on a file.
-    KlDivergence(PathBuf),
-    /// Show a checkpoint.
-    Inspect,
-    /// Load, print the memory plan and end.
-    MemReport,
-    /// List devices.
-    ListDevices,
-    /// Print the version.
-    Version,
-}
-
-impl Mode {
-    /// The flag that chose it.
-    fn flag(&self) -> &'static str {
-        match self {
-            Mode::Prompt(PromptSource::Text(_)) => "--prompt",
-            Mode::Prompt(PromptSource::File(_)) => "--prompt-file",
-            Mode::Prompt(PromptSource::Tokens(_)) => "--prompt-tokens",
-            Mode::Interactive => "--interactive",
-            Mode::Bench => "--bench",
-            Mode::Perplexity(_) => "--perplexity",
-            Mode::KlDivergence(_) => "--kl-divergence",
-            Mode::Inspect => "--inspect",
-            Mode::MemReport => "--mem-report",
-            Mode::ListDevices => "--list-devices",
-            Mode::Version => "--version",
-        }
-    }
+        .map_err(|_| format!("-1 (random) or a number from 0 to {}", u64::MAX))
 }
 
 /// What [`parse`] found.
@@ -335,76 +282,7 @@ fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Most stop sequences a request may have.
-pub(crate) const MAX_STOPS: usize = 4;
-
 impl Args {
-    /// What was asked for.
-    ///
-    /// # Errors
-    /// `BadArgument` for none or more than one task, and for what the task lacks.
-    pub(crate) fn mode(&self) -> Result<Mode, CliError> {
-        let mut modes: Vec<Mode> = Vec::new();
-        if let Some(text) = &self.prompt {
-            modes.push(Mode::Prompt(PromptSource::Text(text.clone())));
-        }
-        if let Some(path) = &self.prompt_file {
-            modes.push(Mode::Prompt(PromptSource::File(path.clone())));
-        }
-        if let Some(ids) = &self.prompt_tokens {
-            modes.push(Mode::Prompt(PromptSource::Tokens(parse_tokens(ids)?)));
-        }
-        if let Some(path) = &self.perplexity {
-            modes.push(Mode::Perplexity(path.clone()));
-        }
-        if let Some(path) = &self.kl_divergence {
-            modes.push(Mode::KlDivergence(path.clone()));
-        }
-        let switches = [
-            (self.interactive, Mode::Interactive),
-            (self.bench, Mode::Bench),
-            (self.inspect, Mode::Inspect),
-            (self.list_devices, Mode::ListDevices),
-            (self.version, Mode::Version),
-        ];
-        modes.extend(switches.into_iter().filter_map(|(given, mode)| given.then_some(mode)));
-        if modes.is_empty() && self.mem_report {
-            modes.push(Mode::MemReport);
-        }
-        let mode = match modes.as_slice() {
-            [mode] => mode.clone(),
-            [] => {
-                return bad("nothing to do: give --prompt, --interactive, --bench, --perplexity, \
-                            --kl-divergence, --inspect or another task (see --help)");
-            }
-            [a, b, ..] => return bad(format!("{} and {} exclude each other", a.flag(), b.flag())),
-        };
-        self.check(&mode)?;
-        Ok(mode)
-    }
-
-    fn check(&self, mode: &Mode) -> Result<(), CliError> {
-        if self.model.is_none() && !matches!(mode, Mode::ListDevices | Mode::Version) {
-            return bad(format!("{} needs --model <path>", mode.flag()));
-        }
-        if self.stop.len() > MAX_STOPS {
-            return bad(format!("--stop was given {} times; the limit is {MAX_STOPS}", self.stop.len()));
-        }
-        if self.stop.iter().any(String::is_empty) {
-            return bad("--stop: an empty string would end every answer at once");
-        }
-        if self.logprobs.is_some() && !self.json {
-            return bad("--logprobs is reported in the JSON object: add --json");
-        }
-        if self.json && matches!(mode, Mode::Interactive | Mode::MemReport | Mode::Version) {
-            return bad(format!("--json does not go with {}", mode.flag()));
-        }
-        if self.gpu_layers.is_some_and(|layers| layers < -1) {
-            return bad("--gpu-layers: expected a number of layers, or -1 for all");
-        }
-        Ok(())
-    }
-
     /// The `--set` arguments, then those that named flags stand for.
     pub(crate) fn sets(&self) -> Vec<String> {
         let mut sets = self.set.clone();
@@ -451,78 +329,171 @@ impl Args {
             None => Ok(()),
         }
     }
-
-    /// Lines for the user about flags that change nothing here.
-    pub(crate) fn notes(&self, mode: &Mode) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.no_cuda_graphs {
-            notes.push("--no-cuda-graphs changes nothing: the CPU backend has none".to_owned());
-        }
-        if self.no_nvfp4 {
-            notes.push("--no-nvfp4 changes nothing: weights are used as the file stores them".to_owned());
-        }
-        let idle = self.scopes().into_iter().filter(|(_, given, scope)| *given && !scope(mode));
-        notes.extend(idle.map(|(flag, ..)| format!("{flag} has no effect with {}", mode.flag())));
-        notes
-    }
-
-    /// Flags, whether they were given, and the tasks they belong to.
-    fn scopes(&self) -> Vec<(&'static str, bool, fn(&Mode) -> bool)> {
-        let text: fn(&Mode) -> bool = |mode| matches!(mode, Mode::Prompt(_) | Mode::Interactive);
-        let bench: fn(&Mode) -> bool = |mode| matches!(mode, Mode::Bench);
-        let length: fn(&Mode) -> bool =
-            |mode| matches!(mode, Mode::Prompt(_) | Mode::Interactive | Mode::Bench);
-        let engine: fn(&Mode) -> bool =
-            |mode| !matches!(mode, Mode::Inspect | Mode::ListDevices | Mode::Version);
-        let single: fn(&Mode) -> bool = |mode| matches!(mode, Mode::Prompt(_));
-        let file: fn(&Mode) -> bool = |mode| !matches!(mode, Mode::ListDevices | Mode::Version);
-        vec![
-            ("--model", self.model.is_some(), file),
-            ("--device", self.device.is_some(), engine),
-            ("--gpu-layers", self.gpu_layers.is_some(), engine),
-            ("--threads", self.threads.is_some(), engine),
-            ("--config", self.config.is_some(), engine),
-            ("--set", !self.set.is_empty(), engine),
-            ("--max-tokens", self.max_tokens.is_some(), length),
-            ("--max-seq-len", self.max_seq_len.is_some(), engine),
-            ("--min-kv-tokens", self.min_kv_tokens.is_some(), engine),
-            ("--stop", !self.stop.is_empty(), text),
-            ("--chat-template", self.chat_template.is_some(), text),
-            ("--logprobs", self.logprobs.is_some(), single),
-            ("--temperature", self.temperature.is_some(), text),
-            ("--top-p", self.top_p.is_some(), text),
-            ("--top-k", self.top_k.is_some(), text),
-            ("--min-p", self.min_p.is_some(), text),
-            ("--typical-p", self.typical_p.is_some(), text),
-            ("--repeat-penalty", self.repeat_penalty.is_some(), text),
-            ("--repeat-last-n", self.repeat_last_n.is_some(), text),
-            ("--frequency-penalty", self.frequency_penalty.is_some(), text),
-            ("--presence-penalty", self.presence_penalty.is_some(), text),
-            ("--seed", self.seed.is_some(), text),
-            ("--dry-multiplier", self.dry_multiplier.is_some(), text),
-            ("--dry-base", self.dry_base.is_some(), text),
-            ("--dry-allowed-length", self.dry_allowed_length.is_some(), text),
-            ("--dry-penalty-last-n", self.dry_penalty_last_n.is_some(), text),
-            ("--mirostat", self.mirostat.is_some(), text),
-            ("--kv-fp16", self.kv_fp16, engine),
-            ("--prefill-chunk-size", self.prefill_chunk_size.is_some(), engine),
-            ("--bench-pp", self.bench_pp.is_some(), bench),
-            ("--bench-reps", self.bench_reps.is_some(), bench),
-            ("--mem-report", self.mem_report, engine),
-        ]
-    }
 }
 
-fn parse_tokens(ids: &str) -> Result<Vec<u32>, CliError> {
-    let parse = |id: &str| {
-        let id = id.trim();
-        id.parse().map_err(|_| {
-            CliError::BadArgument(format!("--prompt-tokens: {id:?} is not a token id (a number of 32 bits)"))
-        })
-    };
-    ids.split(',').map(parse).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn bad<T>(message: impl Into<String>) -> Result<T, CliError> {
-    Err(CliError::BadArgument(message.into()))
+    /// The flags of the manual, with a value where they take one.
+    const MANUAL: [&str; 53] = [
+        "--model m.gguf",
+        "--mmproj p.gguf",
+        "--image i.jpg",
+        "--device 0",
+        "--gpu-layers -1",
+        "--config imp.conf",
+        "--set kv_cache.dtype=fp16",
+        "--prompt text",
+        "--max-tokens 256",
+        "--max-seq-len 4096",
+        "--min-kv-tokens 14000",
+        "--interactive",
+        "--stop </s>",
+        "--chat-template chatml",
+        "--temperature 0.7",
+        "--top-p 0.9",
+        "--top-k 40",
+        "--min-p 0.0",
+        "--typical-p 1.0",
+        "--repeat-penalty 1.0",
+        "--repeat-last-n 0",
+        "--frequency-penalty -0.5",
+        "--presence-penalty 0.0",
+        "--seed -1",
+        "--dry-multiplier 0.0",
+        "--dry-base 1.75",
+        "--dry-allowed-length 2",
+        "--dry-penalty-last-n 0",
+        "--mirostat 2",
+        "--kv-fp8",
+        "--kv-int8",
+        "--kv-int4",
+        "--kv-turboquant",
+        "--kv-fp16",
+        "--prefill-fp8",
+        "--prefill-chunk-size 0",
+        "--decode-nvfp4",
+        "--decode-nvfp4-only",
+        "--no-nvfp4",
+        "--ssm-fp16",
+        "--no-cuda-graphs",
+        "--mxfp4-prefill",
+        "--bench",
+        "--bench-pp 512",
+        "--bench-reps 5",
+        // beyond it
+        "--kv-nvfp4",
+        "--perplexity f",
+        "--kl-divergence f",
+        "--json",
+        "--logprobs 5",
+        "--prompt-file -",
+        "--mem-report",
+        "--threads 2",
+    ];
+
+    fn parsed(line: &str) -> Args {
+        match parse_line(line) {
+            Ok(Parsed::Args(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn parse_line(line: &str) -> Result<Parsed, CliError> {
+        parse("imp-cli", &line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_flag_parses_alone_and_all_together() {
+        for line in MANUAL {
+            parsed(line);
+        }
+        for line in ["--list-devices", "--version", "--inspect", "--prompt-tokens 1,2"] {
+            parsed(line);
+        }
+        parsed(&MANUAL.join(" "));
+    }
+
+    #[test]
+    fn repeated_and_negative_values_arrive() {
+        let args = parsed("--set a.b=1 --set c.d=-2 --stop x --stop -y --gpu-layers -1 --seed -1");
+        assert_eq!(args.set, ["a.b=1", "c.d=-2"]);
+        assert_eq!(args.stop, ["x", "-y"]);
+        assert_eq!(args.gpu_layers, Some(-1));
+        assert_eq!(args.seed, Some(Seed(None)));
+        assert_eq!(parsed("--seed 18446744073709551615").seed, Some(Seed(Some(u64::MAX))));
+        assert_eq!(parsed("--prompt --help").prompt.as_deref(), Some("--help"));
+    }
+
+    #[test]
+    fn help_names_every_flag() {
+        let Ok(Parsed::Help(help)) = parse_line("--help") else { panic!("no help") };
+        for line in MANUAL {
+            let flag = line.split(' ').next().unwrap();
+            assert!(help.split_whitespace().any(|word| word == flag), "{flag} in\n{help}");
+        }
+        assert!(matches!(parse_line("-h"), Ok(Parsed::Help(_))));
+    }
+
+    #[test]
+    fn wrong_arguments_are_explained_on_one_line() {
+        for (line, expected) in [
+            ("--temprature 1", "unknown argument --temprature; did you mean --temperature?"),
+            ("--frobnicate", "unknown argument --frobnicate; see --help"),
+            ("--temperature=0.5", "a value follows its flag after a space, --temperature 0.5"),
+            ("hello", "the prompt is given with --prompt"),
+            ("--max-tokens", "No value provided for option '--max-tokens'"),
+            ("--max-tokens -1", "'--max-tokens' with value '-1'"),
+            ("--top-k many", "'--top-k' with value 'many'"),
+            ("--seed -2", "-1 (random)"),
+            ("--model a --model b", "--model"),
+        ] {
+            let error = parse_line(line).expect_err(line);
+            assert_eq!(error.code(), 1, "{line}");
+            let text = error.to_string();
+            assert!(text.contains(expected) && !text.contains('\n'), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn flags_the_build_cannot_serve_are_refused_by_name() {
+        let refused = [
+            "--kv-fp8",
+            "--kv-int8",
+            "--kv-int4",
+            "--kv-nvfp4",
+            "--kv-turboquant",
+            "--prefill-fp8",
+            "--decode-nvfp4",
+            "--decode-nvfp4-only",
+            "--mxfp4-prefill",
+            "--ssm-fp16",
+            "--mmproj p",
+            "--image i",
+        ];
+        for line in refused {
+            let error = parsed(line).refuse_unsupported().expect_err(line);
+            assert_eq!(error.code(), 6, "{line}");
+            let flag = line.split(' ').next().unwrap();
+            assert!(
+                error.to_string().starts_with(&format!("{flag} is not supported yet: ")),
+                "{error}"
+            );
+        }
+        for line in MANUAL.iter().filter(|line| {
+            !refused.contains(&line.replace("p.gguf", "p").replace("i.jpg", "i").as_str())
+        }) {
+            assert!(parsed(line).refuse_unsupported().is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn named_flags_are_applied_after_the_settings() {
+        let args = parsed("--kv-fp16 --set kv_cache.dtype=fp32 --prefill-chunk-size 64");
+        assert_eq!(
+            args.sets(),
+            ["kv_cache.dtype=fp32", "kv_cache.dtype=fp16", "runtime.prefill_chunk_size=64"]
+        );
+    }
 }

@@ -78,7 +78,10 @@ pub(crate) fn bench(engine: &Engine, options: BenchOptions, json: bool) -> Resul
             if !warm_up {
                 rates.push(rate(prompt, steps, &timings)?);
             }
-            eprintln!("{test}: {}", if warm_up { "warm-up".to_owned() } else { format!("{rep}/{}", options.reps) });
+            eprintln!(
+                "{test}: {}",
+                if warm_up { "warm-up".to_owned() } else { format!("{rep}/{}", options.reps) }
+            );
         }
         rows.push(Row { test, prompt, generate: steps, rates });
     }
@@ -89,7 +92,12 @@ pub(crate) fn bench(engine: &Engine, options: BenchOptions, json: bool) -> Resul
     }
 }
 
-fn measure(engine: &Engine, prompt: usize, steps: usize, random: &mut Random) -> Result<Timings, CliError> {
+fn measure(
+    engine: &Engine,
+    prompt: usize,
+    steps: usize,
+    random: &mut Random,
+) -> Result<Timings, CliError> {
     let request = Request {
         prompt: random.prompt(prompt, engine.info().vocab_size as u64),
         max_tokens: steps + 1, // the first token comes from the prompt
@@ -106,15 +114,18 @@ fn measure(engine: &Engine, prompt: usize, steps: usize, random: &mut Random) ->
     // a request that ended early or found its prompt in the cache would be a wrong figure
     let computed = (t.prompt_tokens, t.generated_tokens, answer.cached);
     if computed != (prompt, steps + 1, 0) {
-        let message = format!("--bench expected {prompt} prompt tokens and {steps} steps, got {computed:?}");
+        let message =
+            format!("--bench expected {prompt} prompt tokens and {steps} steps, got {computed:?}");
         return Err(CliError::Internal(message));
     }
     Ok(t)
 }
 
 fn rate(prompt: usize, steps: usize, timings: &Timings) -> Result<f64, CliError> {
-    let (count, ms) = if steps == 0 { (prompt, timings.prompt_ms) } else { (steps, timings.generate_ms) };
-    output::per_second(count, ms).ok_or_else(|| CliError::Internal("--bench: no time passed".to_owned()))
+    let (count, ms) =
+        if steps == 0 { (prompt, timings.prompt_ms) } else { (steps, timings.generate_ms) };
+    output::per_second(count, ms)
+        .ok_or_else(|| CliError::Internal("--bench: no time passed".to_owned()))
 }
 
 /// xorshift64; which tokens are computed does not matter, only that no prompt begins like another.
@@ -128,7 +139,9 @@ impl Random {
     fn prompt(&mut self, tokens: usize, vocab_size: u64) -> Vec<u32> {
         self.prompts += 1;
         let first = (self.prompts % vocab_size) as u32;
-        std::iter::once(first).chain((1..tokens).map(|_| (self.next() % vocab_size) as u32)).collect()
+        std::iter::once(first)
+            .chain((1..tokens).map(|_| (self.next() % vocab_size) as u32))
+            .collect()
     }
 
     fn next(&mut self) -> u64 {
@@ -163,7 +176,13 @@ fn table(info: &ModelInfo, threads: usize, rows: &[Row]) -> String {
     let rule = |width: usize| "-".repeat(width);
     table.push_str(&format!(
         "| {} | {}: | {}: | {} | {}: | {}: | {}: |\n",
-        rule(30), rule(9), rule(9), rule(10), rule(6), rule(14), rule(19)
+        rule(30),
+        rule(9),
+        rule(9),
+        rule(10),
+        rule(6),
+        rule(14),
+        rule(19)
     ));
     for row in rows {
         let (mean, deviation) = mean_deviation(&row.rates);
@@ -187,7 +206,11 @@ fn size(bytes: u64) -> String {
 
 fn parameters(count: u64) -> String {
     let millions = count as f64 / 1e6;
-    if millions >= 1000.0 { format!("{:.2} B", millions / 1000.0) } else { format!("{millions:.2} M") }
+    if millions >= 1000.0 {
+        format!("{:.2} B", millions / 1000.0)
+    } else {
+        format!("{millions:.2} M")
+    }
 }
 
 fn to_json(info: &ModelInfo, threads: usize, rows: &[Row]) -> Value {
@@ -238,7 +261,12 @@ mod tests {
 
     fn rows() -> Vec<Row> {
         vec![
-            Row { test: "pp512".to_owned(), prompt: 512, generate: 0, rates: vec![100.0, 104.0, 102.0] },
+            Row {
+                test: "pp512".to_owned(),
+                prompt: 512,
+                generate: 0,
+                rates: vec![100.0, 104.0, 102.0],
+            },
             Row { test: "tg128".to_owned(), prompt: 0, generate: 128, rates: vec![50.0] },
         ]
     }

@@ -77,7 +77,8 @@ fn now() -> i64 {
 /// `File`.
 pub(crate) fn save(path: &Path, messages: &[Message]) -> Result<(), CliError> {
     let array: Value = messages.iter().map(Message::json).collect();
-    std::fs::write(path, format!("{array:#}\n")).map_err(|error| CliError::file("/save", path, error))
+    std::fs::write(path, format!("{array:#}\n"))
+        .map_err(|error| CliError::file("/save", path, error))
 }
 
 /// Reads what [`save`] wrote, or any array of messages whose content is text.
@@ -87,8 +88,10 @@ pub(crate) fn save(path: &Path, messages: &[Message]) -> Result<(), CliError> {
 pub(crate) fn load(path: &Path) -> Result<Vec<Message>, CliError> {
     let text = crate::run::read_text("/load", path)?;
     let wrong = |what: String| CliError::BadArgument(format!("/load {}: {what}", path.display()));
-    let value: Value = serde_json::from_str(&text).map_err(|error| wrong(format!("not JSON: {error}")))?;
-    let array = value.as_array().ok_or_else(|| wrong("expected an array of messages".to_owned()))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|error| wrong(format!("not JSON: {error}")))?;
+    let array =
+        value.as_array().ok_or_else(|| wrong("expected an array of messages".to_owned()))?;
     let messages: Result<Vec<Message>, String> =
         array.iter().enumerate().map(|(index, value)| message(index, value)).collect();
     messages.map_err(wrong)
@@ -132,7 +135,10 @@ mod tests {
         for (text, expected) in [
             ("{", "not JSON"),
             ("{}", "expected an array"),
-            (r#"[{"role":"user","content":"a"},{"role":"user"}]"#, "message 1: expected a text \"content\""),
+            (
+                r#"[{"role":"user","content":"a"},{"role":"user"}]"#,
+                "message 1: expected a text \"content\"",
+            ),
             (r#"[{"role":"tool","content":"a"}]"#, "message 0: role \"tool\""),
             (r#"[{"role":"user","content":[1]}]"#, "message 0: expected a text \"content\""),
         ] {

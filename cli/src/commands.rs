@@ -71,9 +71,15 @@ pub(crate) fn parse(input: &str) -> Result<Option<Input>, String> {
 fn command(line: &str) -> Result<Command, String> {
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = rest.trim();
-    let bare = |command| if rest.is_empty() { Ok(command) } else { Err(format!("{name} takes no argument")) };
+    let bare = |command| {
+        if rest.is_empty() { Ok(command) } else { Err(format!("{name} takes no argument")) }
+    };
     let path = |command: fn(PathBuf) -> Command| {
-        if rest.is_empty() { Err(format!("{name} needs a file name")) } else { Ok(command(rest.into())) }
+        if rest.is_empty() {
+            Err(format!("{name} needs a file name"))
+        } else {
+            Ok(command(rest.into()))
+        }
     };
     match name {
         "/help" => bare(Command::Help),
@@ -173,7 +179,8 @@ mod tests {
 
     fn inputs(lines: &[&str]) -> Vec<String> {
         let mut assembled = Lines::default();
-        let mut inputs: Vec<String> = lines.iter().filter_map(|line| assembled.push(line)).collect();
+        let mut inputs: Vec<String> =
+            lines.iter().filter_map(|line| assembled.push(line)).collect();
         inputs.extend(assembled.finish());
         inputs
     }

@@ -77,7 +77,10 @@ pub(crate) fn divergence(
         let figures = Figures::of(&positions);
         eprintln!(
             "chunk {}/{}: mean KLD so far {:.6}, same top {:.3} %",
-            index + 1, text.chunks.len(), figures.mean.0, 100.0 * figures.same_top
+            index + 1,
+            text.chunks.len(),
+            figures.mean.0,
+            100.0 * figures.same_top
         );
     }
     let figures = Figures::of(&positions);
@@ -88,19 +91,26 @@ pub(crate) fn divergence(
     }
 }
 
-fn compare_chunk(base: &Engine, test: &Engine, chunk: &[u32], first: usize) -> Result<Vec<Position>, CliError> {
+fn compare_chunk(
+    base: &Engine,
+    test: &Engine,
+    chunk: &[u32],
+    first: usize,
+) -> Result<Vec<Position>, CliError> {
     let (sender, receiver): (SyncSender<Vec<f32>>, Receiver<Vec<f32>>) = sync_channel(ROWS);
     let positions: Arc<Mutex<Vec<Position>>> = Arc::default();
     let found = positions.clone();
     let (base_ended, test_ended) = std::thread::scope(|scope| {
         // when either side stops, its end of the channel is dropped and the other one runs through
-        let base = scope.spawn(|| score_chunk(base, chunk, first, move |logits, _| {
-            let finite = log_sum_exp(logits).is_some();
-            if finite {
-                let _ = sender.send(logits.to_vec()); // a test that ended early says why itself
-            }
-            finite
-        }));
+        let base = scope.spawn(|| {
+            score_chunk(base, chunk, first, move |logits, _| {
+                let finite = log_sum_exp(logits).is_some();
+                if finite {
+                    let _ = sender.send(logits.to_vec()); // a test that ended early says why itself
+                }
+                finite
+            })
+        });
         let test = score_chunk(test, chunk, first, move |logits, next| match receiver.recv() {
             Ok(base) => match Position::compare(&base, logits, next) {
                 Some(position) => {
@@ -118,7 +128,8 @@ fn compare_chunk(base: &Engine, test: &Engine, chunk: &[u32], first: usize) -> R
     let positions = std::mem::take(&mut *positions.lock().unwrap_or_else(PoisonError::into_inner));
     let expected = chunk.len() - 1 - first;
     if positions.len() != expected {
-        let message = format!("--kl-divergence: {} of {expected} positions were compared", positions.len());
+        let message =
+            format!("--kl-divergence: {} of {expected} positions were compared", positions.len());
         return Err(CliError::Internal(message));
     }
     Ok(positions)
@@ -195,8 +206,18 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "====== Perplexity statistics ======")?;
-        writeln!(f, "Mean PPL(Q)      : {:10.6} ± {:10.6}", self.test.ppl(), self.test.ppl_stderr())?;
-        writeln!(f, "Mean PPL(base)   : {:10.6} ± {:10.6}", self.base.ppl(), self.base.ppl_stderr())?;
+        writeln!(
+            f,
+            "Mean PPL(Q)      : {:10.6} ± {:10.6}",
+            self.test.ppl(),
+            self.test.ppl_stderr()
+        )?;
+        writeln!(
+            f,
+            "Mean PPL(base)   : {:10.6} ± {:10.6}",
+            self.base.ppl(),
+            self.base.ppl_stderr()
+        )?;
         writeln!(f, "PPL(Q)/PPL(base) : {:10.6}", self.test.ppl() / self.base.ppl())?;
         writeln!(f, "====== KL divergence statistics ======")?;
         writeln!(f, "Mean    KLD: {:10.6} ± {:10.6}", self.mean.0, self.mean.1)?;
@@ -255,15 +276,22 @@ mod tests {
 
     #[test]
     fn figures_of_made_up_positions() {
-        let position = |divergence, same_top| Position { base_nll: 1.0, test_nll: 2.0, divergence, same_top };
-        let figures = Figures::of(&[position(0.1, true), position(0.3, true), position(0.2, false)]);
+        let position =
+            |divergence, same_top| Position { base_nll: 1.0, test_nll: 2.0, divergence, same_top };
+        let figures =
+            Figures::of(&[position(0.1, true), position(0.3, true), position(0.2, false)]);
         assert!((figures.mean.0 - 0.2).abs() < 1e-12);
         // population deviation sqrt(0.02 / 3) over sqrt(n − 1)
         assert!((figures.mean.1 - (0.02f64 / 3.0 / 2.0).sqrt()).abs() < 1e-12);
         assert!((figures.same_top - 2.0 / 3.0).abs() < 1e-12);
         assert!((figures.base.ppl() - 1f64.exp()).abs() < 1e-12);
         let text = figures.to_string();
-        for name in ["Mean    KLD:   0.200000", "Median  KLD:   0.200000", "Maximum KLD:   0.300000", "99.0%   KLD"] {
+        for name in [
+            "Mean    KLD:   0.200000",
+            "Median  KLD:   0.200000",
+            "Maximum KLD:   0.300000",
+            "99.0%   KLD",
+        ] {
             assert!(text.contains(name), "{name} in\n{text}");
         }
     }

@@ -169,3 +169,74 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer quotes inner cause")]
+    struct Quoting(#[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Plain(#[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("inner cause")]
+    struct Inner(#[source] io::Error);
+
+    #[test]
+    fn causes_follow_on_one_line_and_are_not_repeated() {
+        let io = || io::Error::other("disk\n  full");
+        assert_eq!(chain(&Plain(Inner(io()))), "outer: inner cause: disk full");
+        assert_eq!(chain(&Quoting(Inner(io()))), "outer quotes inner cause: disk full");
+    }
+
+    #[test]
+    fn every_kind_has_the_exit_code_of_the_manual() {
+        let kinds = [
+            (ErrorKind::BadArgument, 1),
+            (ErrorKind::OutOfMemory, 2),
+            (ErrorKind::Cuda, 3),
+            (ErrorKind::NotFound, 4),
+            (ErrorKind::BadModel, 5),
+            (ErrorKind::Unsupported, 6),
+            (ErrorKind::Internal, 7),
+            (ErrorKind::Cancelled, 8),
+        ];
+        for (kind, code) in kinds {
+            assert_eq!(kind_code(kind), code, "{kind:?}");
+        }
+        let not_found = || io::Error::from(io::ErrorKind::NotFound);
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let path = || PathBuf::from("f");
+        let read =
+            |source| ConfigError::Read { path: path(), named_by: "named by --config", source };
+        let open = |source| CheckpointError::Io { path: path(), action: "open the model", source };
+        for (error, code) in [
+            (CliError::BrokenPipe, 0),
+            (CliError::BadArgument(String::new()), 1),
+            (CliError::file("--prompt-file", Path::new("f"), denied()), 1),
+            (CliError::file("--prompt-file", Path::new("f"), not_found()), 4),
+            (CliError::Config(read(not_found())), 4),
+            (CliError::Config(read(denied())), 1),
+            (CliError::ModelNotFound { places: String::new(), hint: "" }, 4),
+            (CliError::Checkpoint(open(not_found())), 4),
+            (CliError::Checkpoint(CheckpointError::Damaged { path: path() }), 5),
+            (CliError::Request(RequestError::NonFiniteLogits { tokens: 1 }), 5),
+            (CliError::Unsupported(String::new()), 6),
+            (CliError::Request(RequestError::Device(String::new())), 7),
+            (CliError::Internal(String::new()), 7),
+            (CliError::Cancelled, 8),
+        ] {
+            assert_eq!(error.code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_told_apart() {
+        assert!(matches!(CliError::stdout(io::ErrorKind::BrokenPipe.into()), CliError::BrokenPipe));
+        assert_eq!(CliError::stdout(io::ErrorKind::StorageFull.into()).code(), 7);
+    }
+}

@@ -64,9 +64,12 @@ impl Report {
         let (container, metadata, template) = match checkpoint.metadata() {
             Metadata::Gguf(gguf) => {
                 let entries = gguf.iter().filter(|(key, _)| *key != TEMPLATE_KEY);
-                let metadata = entries.map(|(key, value)| (key.to_owned(), gguf_json(value))).collect();
+                let metadata =
+                    entries.map(|(key, value)| (key.to_owned(), gguf_json(value))).collect();
                 let template = match gguf.get(TEMPLATE_KEY) {
-                    Some(GgufValue::String(bytes)) => Some(String::from_utf8_lossy(bytes).into_owned()),
+                    Some(GgufValue::String(bytes)) => {
+                        Some(String::from_utf8_lossy(bytes).into_owned())
+                    }
                     _ => None,
                 };
                 ("GGUF", metadata, template)
@@ -110,9 +113,10 @@ impl Report {
     }
 
     fn to_json(&self) -> Value {
-        let tensors = self.tensors.iter().map(|t| {
-            json!({"name": t.name, "type": t.kind, "shape": t.shape, "bytes": t.bytes})
-        });
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|t| json!({"name": t.name, "type": t.kind, "shape": t.shape, "bytes": t.bytes}));
         let totals = self.totals().into_iter().map(|(kind, (count, bytes))| {
             (kind.to_owned(), json!({"tensors": count, "bytes": number(bytes)}))
         });
@@ -162,7 +166,7 @@ impl fmt::Display for Report {
         writeln!(f, "\ntensors")?;
         let width = self.tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0);
         for TensorRow { name, kind, shape, bytes } in &self.tensors {
-            writeln!(f, "  {:<width$}  {kind:<8}  {bytes:>13}  {shape:?}")?;
+            writeln!(f, "  {name:<width$}  {kind:<8}  {bytes:>13}  {shape:?}")?;
         }
         writeln!(f, "\ntypes")?;
         for (kind, (count, bytes)) in self.totals() {
@@ -238,7 +242,8 @@ fn rows(checkpoint: &Checkpoint) -> Vec<TensorRow> {
 }
 
 fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<TokenizerRow>, String> {
-    let Some(tokenizer) = Tokenizer::from_checkpoint(checkpoint).map_err(|error| chain(&error))? else {
+    let Some(tokenizer) = Tokenizer::from_checkpoint(checkpoint).map_err(|error| chain(&error))?
+    else {
         return Ok(None);
     };
     let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
@@ -257,7 +262,10 @@ fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<TokenizerRow>, String> {
 fn gguf_json(value: &GgufValue) -> Value {
     const SHOWN: usize = 64; // one entry a layer fits, a vocabulary does not
     if let Some(integer) = value.as_integer() {
-        return i64::try_from(integer).map(Value::from).or_else(|_| u64::try_from(integer).map(Value::from)).unwrap_or(Value::Null);
+        return i64::try_from(integer)
+            .map(Value::from)
+            .or_else(|_| u64::try_from(integer).map(Value::from))
+            .unwrap_or(Value::Null);
     }
     match value {
         // the shortest decimal that is this F32, not the digits of its F64
@@ -268,7 +276,9 @@ fn gguf_json(value: &GgufValue) -> Value {
         GgufValue::Array(array) if array.len() <= SHOWN && array.numbers().is_some() => {
             array.numbers().into_iter().flatten().map(|value| gguf_json(&value)).collect()
         }
-        GgufValue::Array(array) => Value::from(format!("{} × {}", array.len(), array.element_type())),
+        GgufValue::Array(array) => {
+            Value::from(format!("{} × {}", array.len(), array.element_type()))
+        }
         _ => Value::Null, // integers, handled above
     }
 }
@@ -334,9 +344,24 @@ mod tests {
             family: Err("architecture frobnicator is not supported".to_owned()),
             metadata: vec![("general.name".to_owned(), json!("a\u{1b}[31m"))],
             tensors: vec![
-                TensorRow { name: "a".to_owned(), kind: "F32".to_owned(), shape: vec![2, 3], bytes: 24 },
-                TensorRow { name: "b".to_owned(), kind: "F32".to_owned(), shape: vec![4], bytes: 16 },
-                TensorRow { name: "c".to_owned(), kind: "I32".to_owned(), shape: vec![1], bytes: 4 },
+                TensorRow {
+                    name: "a".to_owned(),
+                    kind: "F32".to_owned(),
+                    shape: vec![2, 3],
+                    bytes: 24,
+                },
+                TensorRow {
+                    name: "b".to_owned(),
+                    kind: "F32".to_owned(),
+                    shape: vec![4],
+                    bytes: 16,
+                },
+                TensorRow {
+                    name: "c".to_owned(),
+                    kind: "I32".to_owned(),
+                    shape: vec![1],
+                    bytes: 4,
+                },
             ],
             tokenizer: Ok(None),
             template: Some((0..10).map(|line| format!("line {line}\n")).collect()),
@@ -365,7 +390,10 @@ mod tests {
     fn the_object_holds_everything() {
         let object = report().to_json();
         assert_eq!(object["parameters"], 11);
-        assert_eq!(object["tensors"][0], json!({"name": "a", "type": "F32", "shape": [2, 3], "bytes": 24}));
+        assert_eq!(
+            object["tensors"][0],
+            json!({"name": "a", "type": "F32", "shape": [2, 3], "bytes": 24})
+        );
         assert_eq!(object["types"]["F32"], json!({"tensors": 2, "bytes": 40}));
         assert_eq!(object["supported"], false);
         assert_eq!(object["metadata"]["general.name"], "a\u{1b}[31m");
@@ -393,7 +421,8 @@ mod tests {
 
     #[test]
     fn a_file_of_unknown_architecture_is_shown() {
-        let path = std::env::temp_dir().join(format!("imp-cli-inspect-{}.gguf", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("imp-cli-inspect-{}.gguf", std::process::id()));
         let mut writer = GgufWriter::new();
         writer.key("general.architecture", GgufValue::string("frobnicator"));
         write(&mut writer, &path);

@@ -22,7 +22,9 @@ use crate::settings::Settings;
 /// When the terminal or stdout fails; what concerns one turn is reported and the chat goes on.
 pub(crate) fn interactive(engine: &Engine, settings: Settings) -> Result<(), CliError> {
     if engine.tokenizer().is_none() {
-        return Err(CliError::BadArgument("--interactive: the model has no vocabulary to chat with".to_owned()));
+        return Err(CliError::BadArgument(
+            "--interactive: the model has no vocabulary to chat with".to_owned(),
+        ));
     }
     let mut reader = Reader::open()?;
     let mut chat = Chat { engine, settings, messages: Vec::new() };
@@ -101,7 +103,9 @@ impl Chat<'_> {
                 return Err(CliError::Unsupported(message.to_owned()));
             }
             Command::List => eprint!("{}", self.settings.list()),
-            Command::Set(key, value) => self.settings.set(&key, &value).map_err(CliError::BadArgument)?,
+            Command::Set(key, value) => {
+                self.settings.set(&key, &value).map_err(CliError::BadArgument)?
+            }
             Command::Exit => {} // ends the chat in `take`
         }
         Ok(())
@@ -161,8 +165,12 @@ impl Chat<'_> {
             FinishReason::Cancelled if answer.text.is_empty() => {
                 eprintln!("stopped before the answer began; your turn was taken back");
             }
-            FinishReason::Cancelled => eprintln!("stopped; what was said stays in the conversation"),
-            _ if answer.text.is_empty() => eprintln!("the answer is empty; your turn was taken back"),
+            FinishReason::Cancelled => {
+                eprintln!("stopped; what was said stays in the conversation")
+            }
+            _ if answer.text.is_empty() => {
+                eprintln!("the answer is empty; your turn was taken back")
+            }
             _ => {}
         }
         Ok(answer.text)

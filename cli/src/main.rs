@@ -16,6 +16,7 @@ mod inspect;
 mod interactive;
 mod interrupt;
 mod log;
+mod mode;
 mod nearest;
 mod output;
 mod perplexity;
@@ -27,9 +28,10 @@ mod settings;
 
 use std::process::ExitCode;
 
-use args::{Args, Mode, Parsed};
+use args::{Args, Parsed};
 use bench::BenchOptions;
 use error::CliError;
+use mode::Mode;
 use run::Print;
 use session::Room;
 use settings::Settings;
@@ -44,8 +46,9 @@ fn main() -> ExitCode {
 fn start() -> Result<(), CliError> {
     let arguments: Result<Vec<String>, _> =
         std::env::args_os().skip(1).map(std::ffi::OsString::into_string).collect();
-    let arguments = arguments
-        .map_err(|argument| CliError::BadArgument(format!("the argument {argument:?} is not UTF-8")))?;
+    let arguments = arguments.map_err(|argument| {
+        CliError::BadArgument(format!("the argument {argument:?} is not UTF-8"))
+    })?;
     match args::parse("imp-cli", &arguments)? {
         Parsed::Help(text) => output::show_line(text.trim_end()),
         Parsed::Args(args) => {
@@ -78,7 +81,8 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
     };
     match mode {
         Mode::Prompt(source) => {
-            let print = if args.json { Print::Json { logprobs: args.logprobs } } else { Print::Text };
+            let print =
+                if args.json { Print::Json { logprobs: args.logprobs } } else { Print::Text };
             run::run(&load(Room::default())?, source, &settings, print)
         }
         Mode::Interactive => interactive::interactive(&load(Room::default())?, settings),
@@ -88,7 +92,12 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
         }
         Mode::Perplexity(path) => {
             let n_ctx = chunk_length(args, &config);
-            perplexity::perplexity(&load(Room { max_seq_len: Some(n_ctx) })?, path, n_ctx, args.json)
+            perplexity::perplexity(
+                &load(Room { max_seq_len: Some(n_ctx) })?,
+                path,
+                n_ctx,
+                args.json,
+            )
         }
         Mode::KlDivergence(path) => {
             let n_ctx = chunk_length(args, &config);
@@ -96,7 +105,9 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
             if config.runtime.exact {
                 eprintln!("imp-cli: runtime.exact is set: exact mode is compared with itself");
             }
-            let exact = session::configuration(args, &["runtime.exact=true", "kv_cache.dtype=auto"])?.config;
+            let exact =
+                session::configuration(args, &["runtime.exact=true", "kv_cache.dtype=auto"])?
+                    .config;
             let test = load(room)?;
             let base = session::load(args, &exact, room)?;
             divergence::divergence(&base, &test, path, n_ctx, args.json)

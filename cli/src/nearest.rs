@@ -1,7 +1,10 @@
 //! The known name nearest to a mistyped one.
 
 /// The candidate with the fewest edits from `given`; `None` when all are too far to be meant.
-pub(crate) fn nearest<'a>(given: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    given: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let limit = (given.chars().count() / 3).max(2);
     candidates
         .map(|candidate| (edits(given, candidate), candidate))
@@ -32,9 +35,13 @@ mod tests {
 
     #[test]
     fn distances_match_textbook_examples() {
-        for (a, b, distance) in
-            [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("é", "e", 1)]
-        {
+        for (a, b, distance) in [
+            ("kitten", "sitting", 3),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("flaw", "lawn", 2),
+            ("é", "e", 1),
+        ] {
             assert_eq!(edits(a, b), distance, "{a} → {b}");
         }
     }

@@ -43,9 +43,9 @@ pub(crate) fn answer_json(prompt: &[u32], answer: &Answer) -> Value {
         "timings": timings_json(&answer.timings),
     });
     if let Some(logprobs) = &answer.logprobs {
-        let entries = answer.tokens.iter().zip(logprobs).map(|(token, chosen)| {
-            json!({"token": token, "logprob": chosen.logprob, "top": chosen.top})
-        });
+        let entries = answer.tokens.iter().zip(logprobs).map(
+            |(token, chosen)| json!({"token": token, "logprob": chosen.logprob, "top": chosen.top}),
+        );
         object["logprobs"] = entries.collect();
     }
     object
@@ -95,4 +95,84 @@ pub(crate) fn timings_line(answer: &Answer) -> String {
         t.generate_ms,
         rate(t.decode_steps(), t.generate_ms),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use host::engine::TokenLogprob;
+
+    use super::*;
+
+    fn answer(logprobs: Option<Vec<TokenLogprob>>) -> Answer {
+        Answer {
+            text: "a\n\"é\"".to_owned(),
+            tokens: vec![7, 9],
+            logprobs,
+            cached: 3,
+            reason: FinishReason::StopString("x".to_owned()),
+            timings: Timings {
+                prompt_tokens: 5,
+                prompt_ms: 10.0,
+                generated_tokens: 2,
+                generate_ms: 4.0,
+            },
+        }
+    }
+
+    #[test]
+    fn the_object_has_the_documented_fields() {
+        let object = answer_json(&[1, 2], &answer(None));
+        let keys: Vec<&String> = object.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["text", "prompt_tokens", "tokens", "finish_reason", "timings"]);
+        assert_eq!(object["text"], "a\n\"é\"");
+        assert_eq!(object["prompt_tokens"], json!([1, 2]));
+        assert_eq!(object["tokens"], json!([7, 9]));
+        assert_eq!(object["finish_reason"], "stop");
+        let timings = object["timings"].as_object().unwrap();
+        let keys: Vec<&String> = timings.keys().collect();
+        let expected = [
+            "prompt_n",
+            "prompt_ms",
+            "prompt_per_second",
+            "predicted_n",
+            "predicted_ms",
+            "predicted_per_second",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(timings["prompt_per_second"], 500.0);
+        assert!(!object.to_string().contains('\n'), "one line");
+    }
+
+    #[test]
+    fn log_probabilities_are_entries_a_token() {
+        let entry = |logprob, top: &[(u32, f32)]| TokenLogprob { logprob, top: top.to_vec() };
+        let logprobs = vec![entry(-0.5, &[(7, -0.5), (1, f32::NEG_INFINITY)]), entry(-1.0, &[])];
+        let object = answer_json(&[1], &answer(Some(logprobs)));
+        assert_eq!(
+            object["logprobs"],
+            json!([
+                {"token": 7, "logprob": -0.5, "top": [[7, -0.5], [1, null]]},
+                {"token": 9, "logprob": -1.0, "top": []},
+            ])
+        );
+    }
+
+    #[test]
+    fn reasons_have_their_names() {
+        for (reason, name) in [
+            (FinishReason::EndOfGeneration, "stop"),
+            (FinishReason::Length, "length"),
+            (FinishReason::Cancelled, "cancelled"),
+        ] {
+            assert_eq!(finish_reason(&reason), name);
+        }
+    }
+
+    #[test]
+    fn no_time_gives_no_rate() {
+        assert_eq!(per_second(5, 0.0), None);
+        assert_eq!(per_second(5, 1000.0), Some(5.0));
+        let line = timings_line(&answer(None));
+        assert!(line.contains("5 tokens (3 more from the cache), 10.0 ms, 500.0 tok/s"), "{line}");
+    }
 }

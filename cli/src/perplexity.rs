@@ -41,7 +41,9 @@ impl Chunks {
     ) -> Result<Self, CliError> {
         let text = read_text(flag, path)?;
         let Some(tokenizer) = engine.tokenizer() else {
-            return Err(CliError::BadArgument(format!("{flag}: the model has no vocabulary to read the text with")));
+            return Err(CliError::BadArgument(format!(
+                "{flag}: the model has no vocabulary to read the text with"
+            )));
         };
         // llama.cpp drops one line end of a prompt file
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -152,7 +154,12 @@ pub(crate) fn score_chunk(
 ///
 /// # Errors
 /// What reading, the engine and stdout report.
-pub(crate) fn perplexity(engine: &Engine, path: &Path, n_ctx: usize, json: bool) -> Result<(), CliError> {
+pub(crate) fn perplexity(
+    engine: &Engine,
+    path: &Path,
+    n_ctx: usize,
+    json: bool,
+) -> Result<(), CliError> {
     let text = Chunks::read(engine, "--perplexity", path, n_ctx)?;
     let mut total = Nll::default();
     let mut chunk_means = Vec::with_capacity(text.chunks.len());
@@ -169,12 +176,20 @@ pub(crate) fn perplexity(engine: &Engine, path: &Path, n_ctx: usize, json: bool)
         total.merge(&chunk_nll);
         chunk_means.push(chunk_nll.mean());
         let (done, all) = (index + 1, text.chunks.len());
-        eprintln!("chunk {done}/{all}: mean nll {:.5}, perplexity so far {:.4}", chunk_nll.mean(), total.ppl());
+        eprintln!(
+            "chunk {done}/{all}: mean nll {:.5}, perplexity so far {:.4}",
+            chunk_nll.mean(),
+            total.ppl()
+        );
     }
     if json {
         output::show_json(&to_json(&text, &total, &chunk_means))
     } else {
-        output::show_line(&format!("Final estimate: PPL = {:.4} +/- {:.5}", total.ppl(), total.ppl_stderr()))
+        output::show_line(&format!(
+            "Final estimate: PPL = {:.4} +/- {:.5}",
+            total.ppl(),
+            total.ppl_stderr()
+        ))
     }
 }
 
@@ -266,7 +281,10 @@ mod tests {
         let mut nll = Nll::default();
         [1.0, 2.0, 3.0].into_iter().for_each(|v| nll.add(v));
         let object = to_json(&text, &nll, &[2.0]);
-        assert_eq!((&object["n_tokens"], &object["n_chunks"], &object["counted"]), (&json!(8), &json!(1), &json!(3)));
+        assert_eq!(
+            (&object["n_tokens"], &object["n_chunks"], &object["counted"]),
+            (&json!(8), &json!(1), &json!(3))
+        );
         assert_eq!(object["nll"], 2.0);
         assert_eq!(object["chunk_mean_nll"], json!([2.0]));
     }

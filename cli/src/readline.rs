@@ -49,9 +49,13 @@ impl Reader {
             Some(path) => match editor.load_history(path) {
                 Ok(()) => {}
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => eprintln!("imp-cli: the history {} cannot be read: {error}", path.display()),
+                Err(error) => {
+                    eprintln!("imp-cli: the history {} cannot be read: {error}", path.display())
+                }
             },
-            None => eprintln!("imp-cli: neither XDG_STATE_HOME nor HOME is set; no history is kept"),
+            None => {
+                eprintln!("imp-cli: neither XDG_STATE_HOME nor HOME is set; no history is kept")
+            }
         }
         Ok(Reader::Terminal { editor, history })
     }
@@ -62,12 +66,14 @@ impl Reader {
     /// When the input cannot be read or is not UTF-8.
     pub(crate) fn line(&mut self, continued: bool) -> Result<Line, CliError> {
         match self {
-            Reader::Terminal { editor, .. } => match editor.readline(if continued { "… " } else { "> " }) {
-                Ok(line) => Ok(Line::Text(line)),
-                Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
-                Err(ReadlineError::Eof) => Ok(Line::End),
-                Err(error) => Err(terminal(error)),
-            },
+            Reader::Terminal { editor, .. } => {
+                match editor.readline(if continued { "… " } else { "> " }) {
+                    Ok(line) => Ok(Line::Text(line)),
+                    Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
+                    Err(ReadlineError::Eof) => Ok(Line::End),
+                    Err(error) => Err(terminal(error)),
+                }
+            }
             Reader::Pipe => read_line(&mut io::stdin().lock()),
         }
     }
@@ -79,7 +85,8 @@ impl Reader {
             return; // empty or the same as the last
         }
         let Some(path) = history else { return };
-        let directory = path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(ReadlineError::Io);
+        let directory =
+            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(ReadlineError::Io);
         if let Err(error) = directory.and_then(|()| editor.append_history(path.as_path())) {
             eprintln!("imp-cli: the history {} cannot be written: {error}", path.display());
             *history = None;
@@ -111,8 +118,10 @@ fn terminal(error: ReadlineError) -> CliError {
 
 /// `imp/history` in the state directory of the XDG base directory specification.
 fn history_file() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
+    let variable =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
     Some(state.join("imp/history"))
 }
 

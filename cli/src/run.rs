@@ -5,10 +5,10 @@ use std::path::Path;
 
 use host::engine::{Engine, FinishReason, Request};
 
-use crate::args::PromptSource;
 use crate::chat::{self, Message};
 use crate::error::CliError;
 use crate::generate::{Answer, SecondPress, generate};
+use crate::mode::PromptSource;
 use crate::output;
 use crate::settings::Settings;
 
@@ -37,7 +37,8 @@ pub(crate) fn run(
         Print::Text => None,
     };
     if let Some(top) = logprobs.filter(|top| *top > engine.info().vocab_size) {
-        let message = format!("--logprobs {top}: the vocabulary has {} tokens", engine.info().vocab_size);
+        let message =
+            format!("--logprobs {top}: the vocabulary has {} tokens", engine.info().vocab_size);
         return Err(CliError::BadArgument(message));
     }
     let request = Request {
@@ -53,7 +54,9 @@ pub(crate) fn run(
     let answer = generate(engine, request, SecondPress::EndsProgram, &mut on_text)?;
     match print {
         Print::Json { .. } => output::show_json(&output::answer_json(&prompt, &answer))?,
-        Print::Text if engine.tokenizer().is_none() => output::show_line(&ids_line(&answer.tokens))?,
+        Print::Text if engine.tokenizer().is_none() => {
+            output::show_line(&ids_line(&answer.tokens))?
+        }
         Print::Text => output::show_line("")?,
     }
     eprintln!("{}", output::timings_line(&answer));
@@ -65,7 +68,12 @@ pub(crate) fn run(
 }
 
 /// Says when the context, not `max_tokens`, cut the answer off.
-pub(crate) fn note_full_context(engine: &Engine, prompt: usize, answer: &Answer, settings: &Settings) {
+pub(crate) fn note_full_context(
+    engine: &Engine,
+    prompt: usize,
+    answer: &Answer,
+    settings: &Settings,
+) {
     if answer.reason == FinishReason::Length && answer.tokens.len() < settings.max_tokens {
         eprintln!(
             "imp-cli: the answer was cut off: {prompt} prompt tokens and {} generated ones fill the \

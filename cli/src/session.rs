@@ -93,7 +93,11 @@ fn find_model(given: &Path, models: &Path) -> Result<PathBuf, CliError> {
         return Ok(found.clone());
     }
     Err(CliError::ModelNotFound {
-        places: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "),
+        places: places
+            .iter()
+            .map(|place| place.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", "),
         hint: if is_name && models.as_os_str().is_empty() {
             " (names are looked up in the directory of paths.models, which is not set)"
         } else {

@@ -26,56 +26,51 @@ struct Key {
     value: Value,
 }
 
-/// Where an option is kept and what it may be.
+/// Where an option is kept.
 enum Value {
-    /// A finite number in an inclusive range.
-    Float(fn(&mut Settings) -> &mut f32, f32, f32),
+    /// A number.
+    Float(fn(&mut Settings) -> &mut f32),
     /// A whole number.
     Count(fn(&mut Settings) -> &mut u32),
-    /// Off or Mirostat v2.
-    Mirostat,
     /// −1 or a number of 64 bits.
     Seed,
     /// Tokens.
     MaxTokens,
 }
 
-/// One row per [`Key`]: name, kind, place or range, what it does.
+/// One row per [`Key`]: name, kind, what it does.
 macro_rules! keys {
-    ($($name:ident: $kind:ident $([$low:expr, $high:expr])? $about:literal;)*) => {
-        &[$(Key { name: stringify!($name), about: $about, value: keys!(@ $kind $name $($low, $high)?) }),*]
+    ($($name:ident: $kind:ident $about:literal;)*) => {
+        &[$(Key { name: stringify!($name), about: $about, value: keys!(@ $kind $name) }),*]
     };
-    (@ Float $name:ident $low:expr, $high:expr) => { Value::Float(|s| &mut s.sampling.$name, $low, $high) };
+    (@ Float $name:ident) => { Value::Float(|s| &mut s.sampling.$name) };
     (@ Count $name:ident) => { Value::Count(|s| &mut s.sampling.$name) };
-    (@ Mirostat $name:ident) => { Value::Mirostat };
     (@ Seed $name:ident) => { Value::Seed };
     (@ MaxTokens $name:ident) => { Value::MaxTokens };
 }
 
-const MAX: f32 = f32::MAX;
-
 const KEYS: &[Key] = keys! {
-    temperature: Float [0.0, MAX] "0 = greedy";
-    dynatemp_range: Float [0.0, MAX] "width of the dynamic temperature, 0 = off";
-    dynatemp_exponent: Float [0.0, MAX] "exponent of the dynamic temperature";
+    temperature: Float "0 = greedy";
+    dynatemp_range: Float "width of the dynamic temperature, 0 = off";
+    dynatemp_exponent: Float "exponent of the dynamic temperature";
     top_k: Count "keep the n best, 0 = off";
-    top_p: Float [0.0, 1.0] "nucleus, 1 = off";
-    min_p: Float [0.0, 1.0] "least share of the best probability, 0 = off";
-    typical_p: Float [0.0, 1.0] "locally typical, 1 = off";
-    top_n_sigma: Float [-1.0, MAX] "standard deviations below the best, ≤ 0 = off";
-    xtc_probability: Float [0.0, 1.0] "chance that XTC acts, 0 = off";
-    xtc_threshold: Float [0.0, 1.0] "probability above which XTC removes";
-    repeat_penalty: Float [f32::MIN_POSITIVE, MAX] "multiplies down seen tokens, 1 = off";
+    top_p: Float "nucleus, 1 = off";
+    min_p: Float "least share of the best probability, 0 = off";
+    typical_p: Float "locally typical, 1 = off";
+    top_n_sigma: Float "standard deviations below the best, ≤ 0 = off";
+    xtc_probability: Float "chance that XTC acts, 0 = off";
+    xtc_threshold: Float "probability above which XTC removes";
+    repeat_penalty: Float "multiplies down seen tokens, 1 = off";
     repeat_last_n: Count "window of the penalties, 0 = all tokens";
-    frequency_penalty: Float [-MAX, MAX] "a time seen, 0 = off";
-    presence_penalty: Float [-MAX, MAX] "once seen, 0 = off";
-    dry_multiplier: Float [0.0, MAX] "DRY scale, 0 = off";
-    dry_base: Float [1.0, MAX] "DRY base";
+    frequency_penalty: Float "a time seen, 0 = off";
+    presence_penalty: Float "once seen, 0 = off";
+    dry_multiplier: Float "DRY scale, 0 = off";
+    dry_base: Float "DRY base";
     dry_allowed_length: Count "longest repeat that DRY leaves alone";
     dry_penalty_last_n: Count "window of DRY, 0 = all";
-    mirostat: Mirostat "0 = off, 2 = v2";
-    mirostat_tau: Float [0.0, MAX] "target surprise of Mirostat";
-    mirostat_eta: Float [0.0, MAX] "learning rate of Mirostat";
+    mirostat: Count "0 = off, 2 = v2";
+    mirostat_tau: Float "target surprise of Mirostat";
+    mirostat_eta: Float "learning rate of Mirostat";
     seed: Seed "-1 = random";
     max_tokens: MaxTokens "most tokens of an answer";
 };
@@ -83,14 +78,8 @@ const KEYS: &[Key] = keys! {
 impl Default for Settings {
     /// The defaults of the manual.
     fn default() -> Self {
-        let sampling = SamplingParams {
-            temperature: 0.7,
-            top_p: 0.9,
-            top_k: 40,
-            dry_base: 1.75,
-            dry_allowed_length: 2,
-            ..SamplingParams::default()
-        };
+        let sampling =
+            SamplingParams { temperature: 0.7, top_p: 0.9, top_k: 40, ..SamplingParams::default() };
         Self { sampling, max_tokens: 256, stop: Vec::new() }
     }
 }
@@ -123,10 +112,17 @@ impl Settings {
         let texts = floats
             .iter()
             .filter_map(|(name, value)| Some((*name, value.as_ref()?.to_string())))
-            .chain(counts.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?.to_string()))));
+            .chain(
+                counts
+                    .iter()
+                    .filter_map(|(name, value)| Some((*name, value.as_ref()?.to_string()))),
+            );
         for (name, text) in texts {
             settings.set(name, &text).map_err(|message| {
-                CliError::BadArgument(format!("--{}", message.replacen('_', "-", name.matches('_').count())))
+                CliError::BadArgument(format!(
+                    "--{}",
+                    message.replacen('_', "-", name.matches('_').count())
+                ))
             })?;
         }
         if let Some(seed) = args.seed {
@@ -150,23 +146,22 @@ impl Settings {
             });
         };
         let wrong = |expected: &str| format!("{name} is {text}, expected {expected}");
+        let mut changed = self.clone();
         match key.value {
-            Value::Float(place, low, high) => match text.parse::<f32>() {
-                Ok(value) if value.is_finite() && (low..=high).contains(&value) => *place(self) = value,
-                _ => return Err(wrong(&range(low, high))),
-            },
-            Value::Count(place) => {
-                *place(self) = text.parse().map_err(|_| wrong("a whole number from 0"))?;
+            Value::Float(place) => {
+                *place(&mut changed) = text.parse().map_err(|_| wrong("a number"))?;
             }
-            Value::Mirostat => match text {
-                "0" | "2" => self.sampling.mirostat = if text == "2" { 2 } else { 0 },
-                _ => return Err(wrong("0 (off) or 2 (v2)")),
-            },
-            Value::Seed => self.sampling.seed = parse_seed(text).map_err(|e| format!("{name} is {text}, {e}"))?.0,
+            Value::Count(place) => {
+                *place(&mut changed) = text.parse().map_err(|_| wrong("a whole number from 0"))?;
+            }
+            Value::Seed => changed.sampling.seed = parse_seed(text).map_err(|e| wrong(&e))?.0,
             Value::MaxTokens => {
-                self.max_tokens = text.parse().map_err(|_| wrong("a whole number from 0"))?;
+                changed.max_tokens = text.parse().map_err(|_| wrong("a whole number from 0"))?;
             }
         }
+        // no option here names a token, so any vocabulary will do
+        changed.sampling.validate(usize::MAX).map_err(|error| error.to_string())?;
+        *self = changed;
         Ok(())
     }
 
@@ -176,24 +171,16 @@ impl Settings {
         let mut lines = String::new();
         for key in KEYS {
             let value = match key.value {
-                Value::Float(place, ..) => place(&mut settings).to_string(),
+                Value::Float(place) => place(&mut settings).to_string(),
                 Value::Count(place) => place(&mut settings).to_string(),
-                Value::Mirostat => settings.sampling.mirostat.to_string(),
-                Value::Seed => settings.sampling.seed.map_or("-1".to_owned(), |seed| seed.to_string()),
+                Value::Seed => {
+                    settings.sampling.seed.map_or("-1".to_owned(), |seed| seed.to_string())
+                }
                 Value::MaxTokens => settings.max_tokens.to_string(),
             };
             lines.push_str(&format!("  {:<20} {value:<12} {}\n", key.name, key.about));
         }
         lines
-    }
-}
-
-fn range(low: f32, high: f32) -> String {
-    match (low, high) {
-        (l, h) if l == -MAX && h == MAX => "a finite number".to_owned(),
-        (l, h) if l == f32::MIN_POSITIVE && h == MAX => "a finite number above 0".to_owned(),
-        (l, h) if h == MAX => format!("a finite number from {l}"),
-        (l, h) => format!("a number from {l} to {h}"),
     }
 }
 
@@ -213,7 +200,10 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_manual() {
         let Settings { sampling: s, max_tokens, stop } = from(&[]).unwrap();
-        assert_eq!((s.temperature, s.top_p, s.top_k, s.min_p, s.typical_p), (0.7, 0.9, 40, 0.0, 1.0));
+        assert_eq!(
+            (s.temperature, s.top_p, s.top_k, s.min_p, s.typical_p),
+            (0.7, 0.9, 40, 0.0, 1.0)
+        );
         assert_eq!((s.repeat_penalty, s.repeat_last_n), (1.0, 0));
         assert_eq!((s.frequency_penalty, s.presence_penalty), (0.0, 0.0));
         assert_eq!((s.dry_multiplier, s.dry_base), (0.0, 1.75));
@@ -231,7 +221,10 @@ mod tests {
         let s = from(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(s.max_tokens, 15);
         let s = s.sampling;
-        assert_eq!((s.temperature, s.top_p, s.top_k, s.min_p, s.typical_p), (0.1, 0.2, 3, 0.4, 0.5));
+        assert_eq!(
+            (s.temperature, s.top_p, s.top_k, s.min_p, s.typical_p),
+            (0.1, 0.2, 3, 0.4, 0.5)
+        );
         assert_eq!((s.repeat_penalty, s.repeat_last_n), (1.6, 7));
         assert_eq!((s.frequency_penalty, s.presence_penalty), (-0.8, 0.9));
         assert_eq!((s.dry_multiplier, s.dry_base), (1.1, 1.2));
@@ -242,14 +235,14 @@ mod tests {
     #[test]
     fn values_outside_their_limits_are_refused_by_flag() {
         for (flag, value, expected) in [
-            ("--temperature", "NaN", "--temperature is NaN, expected a finite number from 0"),
+            ("--temperature", "NaN", "--temperature is NaN, expected a number from 0"),
             ("--temperature", "-1", "--temperature is -1"),
             ("--temperature", "1e300", "--temperature is inf"),
             ("--top-p", "1.5", "--top-p is 1.5, expected a number from 0 to 1"),
-            ("--repeat-penalty", "0", "--repeat-penalty is 0, expected a finite number above 0"),
+            ("--repeat-penalty", "0", "--repeat-penalty is 0, expected a number from 0.01"),
             ("--dry-base", "0.5", "--dry-base is 0.5"),
-            ("--mirostat", "1", "--mirostat is 1, expected 0 (off) or 2 (v2)"),
-            ("--seed", "-2", "expected -1 (random)"),
+            ("--mirostat", "1", "--mirostat is 1, expected 0 (off) or 2"),
+            ("--seed", "-2", "-1 (random)"),
             ("--top-k", "-1", "--top-k"),
         ] {
             let error = from(&[flag, value]).unwrap_err();
