@@ -35,10 +35,10 @@ pub(crate) struct Args {
     /// GGUF file or SafeTensors directory
     #[argh(option, arg_name = "path")]
     pub(crate) model: Option<PathBuf>,
-    /// vision encoder GGUF for multimodal models
+    /// vision encoder GGUF for multimodal models (not supported yet)
     #[argh(option, arg_name = "path")]
     pub(crate) mmproj: Option<PathBuf>,
-    /// input image (requires --mmproj)
+    /// input image (requires --mmproj) (not supported yet)
     #[argh(option, arg_name = "path")]
     pub(crate) image: Option<PathBuf>,
     /// CUDA device (default: 0)
@@ -142,47 +142,47 @@ pub(crate) struct Args {
     pub(crate) mirostat: Option<u32>,
 
     // Performance
-    /// FP8 E4M3 KV cache
+    /// FP8 E4M3 KV cache (not supported yet)
     #[argh(switch)]
     pub(crate) kv_fp8: bool,
-    /// INT8 KV cache
+    /// INT8 KV cache (not supported yet)
     #[argh(switch)]
     pub(crate) kv_int8: bool,
-    /// INT4 KV cache
+    /// INT4 KV cache (not supported yet)
     #[argh(switch)]
     pub(crate) kv_int4: bool,
-    /// NVFP4 KV cache
+    /// NVFP4 KV cache (not supported yet)
     #[argh(switch)]
     pub(crate) kv_nvfp4: bool,
-    /// KV cache by PolarQuant + QJL
+    /// KV cache by PolarQuant + QJL (not supported yet)
     #[argh(switch)]
     pub(crate) kv_turboquant: bool,
     /// FP16 KV cache (the default)
     #[argh(switch)]
     pub(crate) kv_fp16: bool,
-    /// FP8 weight cache for prefill
+    /// FP8 weight cache for prefill (not supported yet)
     #[argh(switch)]
     pub(crate) prefill_fp8: bool,
     /// most tokens in a prefill chunk, 0 = the whole prompt, -1 = chosen by device (default:
     /// runtime.prefill_chunk_size)
     #[argh(option, arg_name = "n")]
     pub(crate) prefill_chunk_size: Option<i32>,
-    /// NVFP4 decode cache
+    /// NVFP4 decode cache (not supported yet)
     #[argh(switch)]
     pub(crate) decode_nvfp4: bool,
-    /// NVFP4 decode cache alone
+    /// NVFP4 decode cache alone (not supported yet)
     #[argh(switch)]
     pub(crate) decode_nvfp4_only: bool,
     /// disable NVFP4 auto-detection
     #[argh(switch)]
     pub(crate) no_nvfp4: bool,
-    /// FP16 SSM state
+    /// FP16 SSM state (not supported yet)
     #[argh(switch)]
     pub(crate) ssm_fp16: bool,
     /// disable CUDA graphs
     #[argh(switch)]
     pub(crate) no_cuda_graphs: bool,
-    /// MXFP4 GEMM for prefill
+    /// MXFP4 GEMM for prefill (not supported yet)
     #[argh(switch)]
     pub(crate) mxfp4_prefill: bool,
 
@@ -249,12 +249,39 @@ pub(crate) fn parse(name: &str, arguments: &[String]) -> Result<Parsed, CliError
     let borrowed: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match Args::from_args(&[name], &borrowed) {
         Ok(args) => Ok(Parsed::Args(Box::new(args))),
-        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Help(output)),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Help(in_sections(name, &output))),
         Err(EarlyExit { output, status: Err(()) }) => {
             Err(CliError::BadArgument(explain(output.trim(), &help(name))))
         }
     }
 }
+
+/// argh's help with a short usage line and the headings of the manual.
+fn in_sections(name: &str, help: &str) -> String {
+    let mut text = format!("Usage: {name} --model <path> <task> [options]\n");
+    for line in help.lines().skip(1) {
+        let flag = line.split_whitespace().next().filter(|_| line.starts_with("  --"));
+        if let Some((_, heading)) = SECTIONS.iter().find(|(first, _)| flag == Some(*first)) {
+            let gap = if text.ends_with("\n\n") { "" } else { "\n" };
+            text.push_str(&format!("{gap}{heading}:\n"));
+        }
+        if line != "Options:" {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// First flag of each section, in the order of [`Args`].
+const SECTIONS: [(&str, &str); 6] = [
+    ("--model", "Model"),
+    ("--prompt", "Generation"),
+    ("--temperature", "Sampling"),
+    ("--kv-fp8", "Performance"),
+    ("--bench", "Measuring"),
+    ("--inspect", "Reports"),
+];
 
 fn help(name: &str) -> String {
     Args::from_args(&[name], &["--help"]).err().map(|exit| exit.output).unwrap_or_default()
@@ -432,6 +459,9 @@ mod tests {
         for line in MANUAL {
             let flag = line.split(' ').next().unwrap();
             assert!(help.split_whitespace().any(|word| word == flag), "{flag} in\n{help}");
+        }
+        for (_, heading) in SECTIONS {
+            assert!(help.contains(&format!("\n{heading}:\n  --")), "{heading} in\n{help}");
         }
         assert!(matches!(parse_line("-h"), Ok(Parsed::Help(_))));
     }

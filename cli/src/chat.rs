@@ -7,6 +7,7 @@ use host::text::ChatInput;
 use serde_json::{Value, json};
 
 use crate::error::CliError;
+use crate::literal::Literals;
 
 /// One turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ impl Message {
     }
 }
 
-/// Token ids that ask the model for its next turn. Without a template the turns are plain text,
-/// a line each.
+/// Token ids that ask the model for its next turn. With a template what was said is text, also
+/// where it spells control tokens; without one the turns are taken as they are, a line each.
 ///
 /// # Errors
 /// `Template`, `Tokenizer`; `BadArgument` without a vocabulary or for an empty prompt.
@@ -42,8 +43,10 @@ pub(crate) fn prompt_tokens(engine: &Engine, messages: &[Message]) -> Result<Vec
             "the model has no vocabulary: give the prompt as ids with --prompt-tokens".to_owned(),
         ));
     };
-    let (text, add_special) = match engine.template() {
+    let tokens = match engine.template() {
         Some(template) => {
+            let mut messages = messages.to_vec();
+            let literals = Literals::shield(tokenizer, &mut messages)?;
             let text = template.render(&ChatInput {
                 messages: messages.iter().map(Message::json).collect(),
                 add_generation_prompt: true,
@@ -52,14 +55,13 @@ pub(crate) fn prompt_tokens(engine: &Engine, messages: &[Message]) -> Result<Vec
             })?;
             let bos = tokenizer.bos().map(|id| tokenizer.piece(id)).unwrap_or_default();
             let has_bos = !bos.is_empty() && text.as_bytes().starts_with(bos);
-            (text, !has_bos)
+            literals.encode(tokenizer, &text, !has_bos)?
         }
         None => {
             let turns: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
-            (turns.join("\n"), true)
+            tokenizer.encode(&turns.join("\n"), true, true)?
         }
     };
-    let tokens = tokenizer.encode(&text, add_special, true)?;
     if tokens.is_empty() {
         return Err(CliError::BadArgument("the prompt is empty".to_owned()));
     }

@@ -52,7 +52,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Request(#[from] RequestError),
     /// The prompt could not be made into text.
-    #[error("the chat template failed (--chat-template none takes the prompt as it is)")]
+    #[error("{0} (--chat-template none takes the prompt as it is)")]
     Template(#[from] host::text::TemplateError),
     /// The prompt could not be made into tokens.
     #[error("the prompt cannot be tokenized")]
@@ -95,8 +95,9 @@ impl CliError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             CliError::BrokenPipe => 0,
-            CliError::BadArgument(_) | CliError::Submit(_) => BAD_ARGUMENT,
-            CliError::Template(_) | CliError::Tokenizer(_) => BAD_ARGUMENT,
+            CliError::BadArgument(_) | CliError::Template(_) | CliError::Tokenizer(_) => {
+                BAD_ARGUMENT
+            }
             CliError::Config(ConfigError::Read { source, .. }) => file_code(source),
             CliError::Config(_) => BAD_ARGUMENT,
             CliError::File { source, .. } => file_code(source),
@@ -106,8 +107,9 @@ impl CliError {
             CliError::Checkpoint(CheckpointError::Quantized { .. }) => UNSUPPORTED,
             CliError::Checkpoint(_) => BAD_MODEL,
             CliError::Engine(error) => kind_code(error.kind()),
-            CliError::Request(RequestError::NonFiniteLogits { .. }) => BAD_MODEL,
-            CliError::Request(_) | CliError::Io { .. } | CliError::Internal(_) => INTERNAL,
+            CliError::Submit(error) => kind_code(error.kind()),
+            CliError::Request(error) => kind_code(error.kind()),
+            CliError::Io { .. } | CliError::Internal(_) => INTERNAL,
             CliError::Cancelled => CANCELLED,
         }
     }
@@ -139,11 +141,11 @@ fn file_code(error: &io::Error) -> u8 {
 
 fn kind_code(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::BadArgument => BAD_ARGUMENT,
+        ErrorKind::InvalidArgument => BAD_ARGUMENT,
         ErrorKind::OutOfMemory => OUT_OF_MEMORY,
         ErrorKind::Cuda => CUDA,
         ErrorKind::NotFound => NOT_FOUND,
-        ErrorKind::BadModel => BAD_MODEL,
+        ErrorKind::InvalidModel => BAD_MODEL,
         ErrorKind::Unsupported => UNSUPPORTED,
         ErrorKind::Internal => INTERNAL,
         ErrorKind::Cancelled => CANCELLED,
@@ -196,11 +198,11 @@ mod tests {
     #[test]
     fn every_kind_has_the_exit_code_of_the_manual() {
         let kinds = [
-            (ErrorKind::BadArgument, 1),
+            (ErrorKind::InvalidArgument, 1),
             (ErrorKind::OutOfMemory, 2),
             (ErrorKind::Cuda, 3),
             (ErrorKind::NotFound, 4),
-            (ErrorKind::BadModel, 5),
+            (ErrorKind::InvalidModel, 5),
             (ErrorKind::Unsupported, 6),
             (ErrorKind::Internal, 7),
             (ErrorKind::Cancelled, 8),

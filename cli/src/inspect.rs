@@ -276,6 +276,10 @@ fn gguf_json(value: &GgufValue) -> Value {
         GgufValue::Array(array) if array.len() <= SHOWN && array.numbers().is_some() => {
             array.numbers().into_iter().flatten().map(|value| gguf_json(&value)).collect()
         }
+        GgufValue::Array(array) if array.len() <= SHOWN => {
+            let strings = array.strings().into_iter().flatten();
+            strings.map(|bytes| Value::from(String::from_utf8_lossy(bytes))).collect()
+        }
         GgufValue::Array(array) => {
             Value::from(format!("{} × {}", array.len(), array.element_type()))
         }
@@ -408,7 +412,7 @@ mod tests {
         assert_eq!(gguf_json(&GgufValue::F32(f32::NAN)), Value::Null);
         assert_eq!(gguf_json(&GgufValue::i32s(&[1, 2])), json!([1, 2]));
         assert_eq!(gguf_json(&GgufValue::i32s(&[1; 65])), json!("65 × i32"));
-        assert_eq!(gguf_json(&GgufValue::strings(&["a", "b"])), json!("2 × string"));
+        assert_eq!(gguf_json(&GgufValue::strings(&["a", "b"])), json!(["a", "b"]));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod generate;
 mod inspect;
 mod interactive;
 mod interrupt;
+mod literal;
 mod log;
 mod mode;
 mod nearest;
