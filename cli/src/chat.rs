@@ -68,9 +68,10 @@ pub(crate) fn prompt_tokens(engine: &Engine, messages: &[Message]) -> Result<Vec
     Ok(tokens)
 }
 
+/// Seconds since the epoch on a local clock: what templates write dates from.
 fn now() -> i64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_epoch.map_or(0, |elapsed| elapsed.as_secs().cast_signed())
+    let now = jiff::ZonedDateTime::now();
+    now.timestamp().as_second() + i64::from(now.offset().seconds())
 }
 
 /// Writes a conversation as a JSON array of messages.
