@@ -61,6 +61,9 @@ impl Mode {
 /// Most stop sequences a request may have.
 pub(crate) const MAX_STOPS: usize = 4;
 
+/// Tells which tasks a flag belongs to.
+type Scope = fn(&Mode) -> bool;
+
 impl Args {
     /// What was asked for.
     ///
@@ -148,15 +151,15 @@ impl Args {
     }
 
     /// Flags, whether they were given, and the tasks they belong to.
-    fn scopes(&self) -> Vec<(&'static str, bool, fn(&Mode) -> bool)> {
-        let text: fn(&Mode) -> bool = |mode| matches!(mode, Mode::Prompt(_) | Mode::Interactive);
-        let bench: fn(&Mode) -> bool = |mode| matches!(mode, Mode::Bench);
-        let length: fn(&Mode) -> bool =
+    fn scopes(&self) -> Vec<(&'static str, bool, Scope)> {
+        let text: Scope = |mode| matches!(mode, Mode::Prompt(_) | Mode::Interactive);
+        let bench: Scope = |mode| matches!(mode, Mode::Bench);
+        let length: Scope =
             |mode| matches!(mode, Mode::Prompt(_) | Mode::Interactive | Mode::Bench);
-        let engine: fn(&Mode) -> bool =
+        let engine: Scope =
             |mode| !matches!(mode, Mode::Inspect | Mode::ListDevices | Mode::Version);
-        let single: fn(&Mode) -> bool = |mode| matches!(mode, Mode::Prompt(_));
-        let file: fn(&Mode) -> bool = |mode| !matches!(mode, Mode::ListDevices | Mode::Version);
+        let single: Scope = |mode| matches!(mode, Mode::Prompt(_));
+        let file: Scope = |mode| !matches!(mode, Mode::ListDevices | Mode::Version);
         vec![
             ("--model", self.model.is_some(), file),
             ("--device", self.device.is_some(), engine),
