@@ -19,9 +19,9 @@ pub(super) fn range(values: &[f32]) -> (f32, f32) {
     values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)))
 }
 
-/// `1 / x`, and 0 for 0: a block of zeros encodes as zeros.
+/// `1 / x`; 0 for 0, and for subnormals, whose inverse overflows: their blocks encode as zeros.
 pub(super) fn inverse(x: f32) -> f32 {
-    if x == 0.0 { 0.0 } else { 1.0 / x }
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { 1.0 / x }
 }
 
 /// The nearest integer, halves away from zero; saturates, and NaN is 0.

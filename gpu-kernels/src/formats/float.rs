@@ -30,12 +30,12 @@ macro_rules! floats {
             const BLOCK_LEN: usize = 1;
             const BLOCK_BYTES: usize = $bytes;
 
-            fn decode(bytes: &[u8], out: &mut [f32]) {
+            fn decode_blocks(bytes: &[u8], out: &mut [f32]) {
                 for (&bytes, out) in bytes.as_chunks::<$bytes>().0.iter().zip(out) {
                     *out = Self::get(bytes);
                 }
             }
-            fn encode(values: &[f32], out: &mut [u8]) {
+            fn encode_blocks(values: &[f32], out: &mut [u8]) {
                 for (&value, out) in values.iter().zip(out.as_chunks_mut::<$bytes>().0) {
                     *out = Self::put(value);
                 }

@@ -277,3 +277,28 @@ const IQ1_HEX: &str = "\
     a6a600a802a808a80aa820a822a828a82aa851a854a856a859a880a882a888a88aa895a8a0a8a2a8a8a8aaa805a914a9\
     19a921a925a941a950a955a95aa961a966a969a990a996a900aa02aa08aa0aaa20aa22aa28aa2aaa51aa54aa56aa80aa\
     82aa88aa8aaa95aaa0aaa2aaa8aaaaaa";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FNV-1a, 64 bits.
+    fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
+    /// The hashes were taken from the tables of ggml-common.h, which are spread out there.
+    #[test]
+    fn codebooks_are_those_of_ggml() {
+        let of_eights = |points: &[u64]| hash(points.iter().flat_map(|p| p.to_le_bytes()));
+        let of_fours = |points: &[u32]| hash(points.iter().flat_map(|p| p.to_le_bytes()));
+        assert_eq!(of_eights(&IQ1), 0x9964_9f4b_16b0_d5dd);
+        assert_eq!(of_eights(&IQ2_XXS), 0xbb4e_e025_b5ac_6e8e);
+        assert_eq!(of_eights(&IQ2_XS), 0xc9b1_ee61_e799_09bd);
+        assert_eq!(of_eights(&IQ2_S), 0x123e_dd38_a3b6_2b90);
+        assert_eq!(of_fours(&IQ3_XXS), 0xdfa5_dc83_d6a1_55d5);
+        assert_eq!(of_fours(&IQ3_S), 0xfa37_020c_25b4_4829);
+    }
+}

@@ -1,8 +1,11 @@
 //! IQ1_M: 256 weights in eights from the codebook of IQ1_S, each eight shifted up or down by an
 //! eighth; 3-bit scales for each 16. Source: ggml, `block_iq1_m`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
+use super::codebook::{Shift, ShiftedFit};
 use super::scalar::f16_bits_to_f32;
 use super::{Codec, array, grid, shifted_eight};
 
@@ -44,17 +47,35 @@ impl Codec for Iq1M {
     #[inline]
     fn unpack(block: &BlockIq1M, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let q = array::<_, 256>(q).as_chunks_mut::<8>().0;
-        for k in 0..32 {
+        for (k, q) in q.iter_mut().enumerate() {
             let high = block.qh[k / 2] >> (4 * (k % 2));
             let index = usize::from(block.qs[k]) | usize::from(high & 7) << 8;
-            q[k] = shifted_eight(grid::IQ1[index], 1 - 2 * (high >> 3 & 1) as i8);
+            *q = shifted_eight(grid::IQ1[index], high >> 3 & 1);
         }
         let d = block.d();
-        *array::<_, 16>(scale) = core::array::from_fn(|g| {
+        *array::<_, 16>(scale) = from_fn(|g| {
             let code = u16::from_le_bytes(block.scales[g / 4]) >> (3 * (g % 4)) & 7;
             // Dividing by 8 is exact here: d is a half, far above the F32 subnormals.
             d * f32::from(2 * code + 1) * 0.125
         });
         *array(min) = [0.0; 16];
+    }
+
+    fn encode(values: &[f32]) -> BlockIq1M {
+        let fit = ShiftedFit::<16>::new(values, Shift::PerEight, &grid::IQ1);
+        let high = |k: usize| {
+            let (index, shift) = fit.eights[k];
+            (index >> 8) as u8 | u8::from(shift < 0) << 3
+        };
+        let d = u16::from_le_bytes(fit.steps.d.0);
+        let word = |i: usize| {
+            let scale = |g: usize| u16::from(fit.steps.code[4 * i + g]) << (3 * g);
+            ((0..4).map(scale).sum::<u16>() | (d >> (4 * i) & 15) << 12).to_le_bytes()
+        };
+        BlockIq1M {
+            qs: fit.eights.map(|(index, _)| index as u8),
+            qh: from_fn(|i| high(2 * i) | high(2 * i + 1) << 4),
+            scales: from_fn(word),
+        }
     }
 }

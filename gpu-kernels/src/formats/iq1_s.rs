@@ -1,8 +1,11 @@
 //! IQ1_S: 256 weights in eights from a codebook of 2048 ternary points, all shifted up or down by
 //! an eighth; 3-bit scales for each 32. Source: ggml, `block_iq1_s`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
+use super::codebook::{Shift, ShiftedFit};
 use super::scalar::F16Le;
 use super::{Codec, array, grid, shifted_eight};
 
@@ -37,15 +40,27 @@ impl Codec for Iq1S {
         let d = block.d.get();
         for g in 0..8 {
             let word = u16::from_le_bytes(block.qh[g]);
-            let shift = 1 - 2 * (word >> 15) as i8;
+            let down = (word >> 15) as u8;
             for k in 0..4 {
                 let high = usize::from(word >> (3 * k) & 7);
                 let index = usize::from(block.qs[4 * g + k]) | high << 8;
-                q[4 * g + k] = shifted_eight(grid::IQ1[index], shift);
+                q[4 * g + k] = shifted_eight(grid::IQ1[index], down);
             }
             // Dividing by 8 is exact here: d is a half, far above the F32 subnormals.
             scale[g] = d * f32::from(2 * (word >> 12 & 7) + 1) * 0.125;
         }
         *array(min) = [0.0; 8];
+    }
+
+    fn encode(values: &[f32]) -> BlockIq1S {
+        let fit = ShiftedFit::<8>::new(values, Shift::PerGroup, &grid::IQ1);
+        let word = |g: usize| {
+            let high = |k: usize| (fit.eights[4 * g + k].0 as u16 >> 8) << (3 * k);
+            let down = u16::from(fit.eights[4 * g].1 < 0);
+            let scale = u16::from(fit.steps.code[g]);
+            ((0..4).map(high).sum::<u16>() | scale << 12 | down << 15).to_le_bytes()
+        };
+        let qs = fit.eights.map(|(index, _)| index as u8);
+        BlockIq1S { d: fit.steps.d, qs, qh: from_fn(word) }
     }
 }

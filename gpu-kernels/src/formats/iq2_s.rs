@@ -3,8 +3,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::codebook::{SignedFit, Signs};
 use super::scalar::F16Le;
-use super::{Codec, array, grid, low_then_high, signed_eight};
+use super::{Codec, array, grid, low_then_high, pack_low_then_high, signed_eight};
 
 /// `w = d · (s + ½) / 4 · ±grid`.
 pub struct Iq2S;
@@ -37,14 +38,26 @@ impl Codec for Iq2S {
     #[inline]
     fn unpack(block: &BlockIq2S, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let q = array::<_, 256>(q).as_chunks_mut::<8>().0;
-        for k in 0..32 {
+        for (k, q) in q.iter_mut().enumerate() {
             let high = usize::from(block.qh[k / 4] >> (2 * (k % 4)) & 3);
             let index = usize::from(block.qs[k]) | high << 8;
-            q[k] = signed_eight(grid::IQ2_S[index], block.signs[k]);
+            *q = signed_eight(grid::IQ2_S[index], block.signs[k]);
         }
         let d = block.d.get();
         *array::<_, 16>(scale) =
             low_then_high(&block.scales).map(|s| d * (f32::from(s) + 0.5) * 0.25);
         *array(min) = [0.0; 16];
+    }
+
+    fn encode(values: &[f32]) -> BlockIq2S {
+        let fit = SignedFit::<16>::new(values, Signs::Free, &grid::IQ2_S, 0.125);
+        let mut block = BlockIq2S { d: fit.steps.d, signs: fit.signs, ..BlockIq2S::zeroed() };
+        for k in 0..32 {
+            let index = fit.index(k, &grid::IQ2_S);
+            block.qs[k] = index as u8;
+            block.qh[k / 4] |= (index >> 8 << (2 * (k % 4))) as u8;
+        }
+        block.scales = pack_low_then_high(&fit.steps.code);
+        block
     }
 }

@@ -1,10 +1,13 @@
 //! IQ2_XS: 256 weights in eights from a codebook of 512 points, 7 bits of signs an eight, 4-bit
 //! scales for each 16. Source: ggml, `block_iq2_xs`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
+use super::codebook::{SignedFit, Signs};
 use super::scalar::F16Le;
-use super::{Codec, array, even_signs, grid, low_then_high, signed_eight};
+use super::{Codec, array, even_signs, grid, low_then_high, pack_low_then_high, signed_eight};
 
 /// `w = d · (s + ½) / 4 · ±grid`.
 pub struct Iq2Xs;
@@ -41,5 +44,15 @@ impl Codec for Iq2Xs {
         *array::<_, 16>(scale) =
             low_then_high(&block.scales).map(|s| d * (f32::from(s) + 0.5) * 0.25);
         *array(min) = [0.0; 16];
+    }
+
+    fn encode(values: &[f32]) -> BlockIq2Xs {
+        let fit = SignedFit::<16>::new(values, Signs::Even, &grid::IQ2_XS, 0.125);
+        let word = |k: usize| {
+            let index = fit.index(k, &grid::IQ2_XS) as u16;
+            (index | u16::from(fit.signs[k] & 127) << 9).to_le_bytes()
+        };
+        let scales = pack_low_then_high(&fit.steps.code);
+        BlockIq2Xs { d: fit.steps.d, qs: from_fn(word), scales }
     }
 }

@@ -1,8 +1,11 @@
 //! IQ2_XXS: 256 weights in eights from a codebook of 256 points, 7 bits of signs an eight, 4-bit
 //! scales for each 32. Source: ggml, `block_iq2_xxs`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
+use super::codebook::{SignedFit, Signs};
 use super::scalar::F16Le;
 use super::{Codec, array, even_signs, grid, signed_eight};
 
@@ -51,5 +54,18 @@ impl Codec for Iq2Xxs {
             scale[g] = d * ((word >> 28) as f32 + 0.5) * 0.25;
         }
         *array(min) = [0.0; 8];
+    }
+
+    fn encode(values: &[f32]) -> BlockIq2Xxs {
+        let fit = SignedFit::<8>::new(values, Signs::Even, &grid::IQ2_XXS, 0.125);
+        let group = |g: usize| {
+            let sign = |k: usize| u32::from(fit.signs[4 * g + k] & 127) << (7 * k);
+            let word = (0..4).map(sign).sum::<u32>() | u32::from(fit.steps.code[g]) << 28;
+            Iq2XxsGroup {
+                index: from_fn(|k| fit.index(4 * g + k, &grid::IQ2_XXS) as u8),
+                signs_and_scale: word.to_le_bytes(),
+            }
+        };
+        BlockIq2Xxs { d: fit.steps.d, groups: from_fn(group) }
     }
 }

@@ -1,8 +1,11 @@
 //! IQ3_XXS: 256 weights in fours from a codebook of 256 points, 7 bits of signs an eight, 4-bit
 //! scales for each 32. Source: ggml, `block_iq3_xxs`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
+use super::codebook::{SignedFit, Signs};
 use super::scalar::F16Le;
 use super::{Codec, array, even_signs, grid, signed_eight, two_fours};
 
@@ -45,5 +48,19 @@ impl Codec for Iq3Xxs {
             scale[g] = d * ((word >> 28) as f32 + 0.5) * 0.5;
         }
         *array(min) = [0.0; 8];
+    }
+
+    fn encode(values: &[f32]) -> BlockIq3Xxs {
+        let fit = SignedFit::<8>::new(values, Signs::Even, &grid::IQ3_XXS, 0.25);
+        let word = |g: usize| {
+            let sign = |k: usize| u32::from(fit.signs[4 * g + k] & 127) << (7 * k);
+            let word = (0..4).map(sign).sum::<u32>() | u32::from(fit.steps.code[g]) << 28;
+            word.to_le_bytes()
+        };
+        BlockIq3Xxs {
+            d: fit.steps.d,
+            qs: from_fn(|k| fit.index(k, &grid::IQ3_XXS) as u8),
+            signs_and_scale: from_fn(word),
+        }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Source: ggml, `block_iq4_xs`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
-use super::iq4_nl::LEVELS;
+use super::iq4_nl::{LEVELS, level};
 use super::scalar::F16Le;
-use super::{Codec, array, nibbles, pack_nibbles};
+use super::{Codec, array, pack_nibbles, unpack_nibbles};
 
 /// `w = d · (s − 32) · LEVELS[q]`.
 pub struct Iq4Xs;
@@ -38,12 +40,12 @@ impl Codec for Iq4Xs {
     #[inline]
     fn unpack(block: &BlockIq4Xs, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         for (q, qs) in array::<_, 256>(q).as_chunks_mut::<32>().0.iter_mut().zip(&block.qs) {
-            *q = nibbles(qs).map(|n| LEVELS[usize::from(n)]);
+            unpack_nibbles(qs, q, level);
         }
         let (d, high) = (block.d.get(), u16::from_le_bytes(block.scales_h));
-        *array::<_, 8>(scale) = core::array::from_fn(|g| {
+        *array::<_, 8>(scale) = from_fn(|g| {
             let low = block.scales_l[g / 2] >> (4 * (g % 2)) & 15;
-            let code = low | (high >> (2 * g) & 3) as u8 * 16;
+            let code = low | ((high >> (2 * g) & 3) as u8) << 4;
             d * f32::from(code as i8 - 32)
         });
         *array(min) = [0.0; 8];
@@ -51,7 +53,7 @@ impl Codec for Iq4Xs {
 
     fn encode(values: &[f32]) -> BlockIq4Xs {
         let groups = values.as_chunks::<32>().0;
-        let scales: [f32; 8] = core::array::from_fn(|g| fit::uneven(&groups[g], &LEVELS));
+        let scales: [f32; 8] = from_fn(|g| fit::uneven(&groups[g], &LEVELS));
         let d = F16Le::new(fit::extreme(&scales) / -32.0);
         let inverse = fit::inverse(d.get());
         let mut block = BlockIq4Xs { d, ..BlockIq4Xs::zeroed() };
@@ -63,7 +65,7 @@ impl Codec for Iq4Xs {
             high |= (code >> 4) << (2 * g);
             let scale = d.get() * step as f32;
             let nearest = |i: usize| fit::nearest(&LEVELS, scale, groups[g][i]) as u8;
-            block.qs[g] = pack_nibbles(&core::array::from_fn(nearest));
+            block.qs[g] = pack_nibbles(&from_fn(nearest));
         }
         block.scales_h = high.to_le_bytes();
         block

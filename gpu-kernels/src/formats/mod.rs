@@ -11,6 +11,7 @@ use core::array::from_fn;
 
 use bytemuck::Pod;
 
+mod codebook;
 mod fit;
 mod float;
 pub mod grid;
@@ -41,7 +42,7 @@ pub trait Codec: 'static {
     ///
     /// Any bytes are a valid block: garbage gives some numbers, perhaps infinite or NaN.
     ///
-    /// Shapes: `q` [BLOCK_LEN], `scale` and `min` [BLOCK_LEN / GROUP_LEN].
+    /// Shapes: `q` \[BLOCK_LEN\], `scale` and `min` \[BLOCK_LEN / GROUP_LEN\].
     ///
     /// # Panics
     /// When a slice has another length.
@@ -51,10 +52,7 @@ pub trait Codec: 'static {
     ///
     /// # Panics
     /// May panic when `values` has another length.
-    fn encode(values: &[f32]) -> Self::Block {
-        let _ = values;
-        panic!("encoder to come")
-    }
+    fn encode(values: &[f32]) -> Self::Block;
 }
 
 /// Receives the codec type of a [`Format`] chosen at run time; see [`Format::with_codec`].
@@ -69,15 +67,15 @@ pub trait CodecVisitor {
 trait Stored {
     const BLOCK_LEN: usize;
     const BLOCK_BYTES: usize;
-    fn decode(bytes: &[u8], out: &mut [f32]);
-    fn encode(values: &[f32], out: &mut [u8]);
+    fn decode_blocks(bytes: &[u8], out: &mut [f32]);
+    fn encode_blocks(values: &[f32], out: &mut [u8]);
 }
 
 impl<C: Codec> Stored for C {
     const BLOCK_LEN: usize = C::BLOCK_LEN;
     const BLOCK_BYTES: usize = size_of::<C::Block>();
 
-    fn decode(bytes: &[u8], out: &mut [f32]) {
+    fn decode_blocks(bytes: &[u8], out: &mut [f32]) {
         const { assert!(align_of::<C::Block>() == 1, "blocks lie at any address") };
         let groups = C::BLOCK_LEN / C::GROUP_LEN;
         let (q, scale, min) = (&mut [0; 256][..C::BLOCK_LEN], &mut [0.0; 16], &mut [0.0; 16]);
@@ -94,7 +92,7 @@ impl<C: Codec> Stored for C {
         }
     }
 
-    fn encode(values: &[f32], out: &mut [u8]) {
+    fn encode_blocks(values: &[f32], out: &mut [u8]) {
         let blocks: &mut [C::Block] = bytemuck::cast_slice_mut(out);
         for (values, block) in values.chunks_exact(C::BLOCK_LEN).zip(blocks) {
             *block = C::encode(values);
@@ -149,10 +147,10 @@ macro_rules! formats {
             }
 
             fn decode_checked(self, bytes: &[u8], out: &mut [f32]) {
-                match self { $(Format::$Name => <$file::$Type as Stored>::decode(bytes, out)),* }
+                match self { $(Format::$Name => <$file::$Type as Stored>::decode_blocks(bytes, out)),* }
             }
             fn encode_checked(self, values: &[f32], out: &mut [u8]) {
-                match self { $(Format::$Name => <$file::$Type as Stored>::encode(values, out)),* }
+                match self { $(Format::$Name => <$file::$Type as Stored>::encode_blocks(values, out)),* }
             }
         }
     };
@@ -267,18 +265,19 @@ fn array<T, const N: usize>(slice: &mut [T]) -> &mut [T; N] {
     }
 }
 
-/// The 16 low nibbles, then the 16 high ones.
+/// `value` of the 16 low nibbles, then of the 16 high ones.
 #[inline(always)]
-fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for i in 0..16 {
-        out[i] = bytes[i] & 15;
-        out[i + 16] = bytes[i] >> 4;
+fn unpack_nibbles(bytes: &[u8; 16], q: &mut [i8; 32], value: impl Fn(u8) -> i8) {
+    let (low, high) = q.split_at_mut(16);
+    for (q, byte) in low.iter_mut().zip(bytes) {
+        *q = value(byte & 15);
     }
-    out
+    for (q, byte) in high.iter_mut().zip(bytes) {
+        *q = value(byte >> 4);
+    }
 }
 
-/// The inverse of [`nibbles`].
+/// The inverse of [`unpack_nibbles`].
 fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
     from_fn(|i| codes[i] & 15 | codes[i + 16] << 4)
 }
@@ -290,14 +289,23 @@ fn low_then_high<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [u8
     from_fn(|i| bytes[i / 2] >> (4 * (i % 2)) & 15)
 }
 
-/// Bit `i` of the little-endian word as 16 or 0: the fifth bit of 32 codes.
-#[inline(always)]
-fn fifth_bits(word: &[u8; 4]) -> [u8; 32] {
-    let word = u32::from_le_bytes(*word);
-    from_fn(|i| (word >> i & 1) as u8 * 16)
+/// The inverse of [`low_then_high`].
+fn pack_low_then_high<const BYTES: usize, const N: usize>(codes: &[u8; N]) -> [u8; BYTES] {
+    const { assert!(N == 2 * BYTES) };
+    from_fn(|i| codes[2 * i] & 15 | codes[2 * i + 1] << 4)
 }
 
-/// The inverse of [`fifth_bits`].
+/// The 32 codes whose low nibbles lie as in [`unpack_nibbles`] and whose fifth bits are `word`,
+/// eight to a result, a byte each.
+#[inline(always)]
+fn five_bit_codes(bytes: &[u8; 16], word: &[u8; 4]) -> [u64; 4] {
+    from_fn(|k| {
+        let eight = u64::from_le_bytes(from_fn(|j| bytes[8 * (k % 2) + j]));
+        (eight >> (4 * (k / 2))) & (0x0f * ONES) | bits_to_bytes(word[k]) << 4
+    })
+}
+
+/// The fifth bits of 32 codes, as [`five_bit_codes`] takes them.
 fn pack_fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
     let bits = codes.iter().rev().fold(0, |word, code| word << 1 | u32::from(code >> 4));
     bits.to_le_bytes()
@@ -307,7 +315,9 @@ fn pack_fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
 #[inline(always)]
 fn even_signs(bits: u8) -> u8 {
     let bits = bits & 127;
-    bits | (bits.count_ones() as u8 & 1) << 7
+    let halves = bits ^ bits >> 4; // a parity by shifts: a baseline CPU counts bits slowly
+    let quarters = halves ^ halves >> 2;
+    bits | (quarters ^ quarters >> 1) << 7
 }
 
 /// Two codebook points of four weights as one of eight.
@@ -316,20 +326,32 @@ fn two_fours(first: u32, second: u32) -> u64 {
     u64::from(first) | u64::from(second) << 32
 }
 
+/// 1 in each of eight bytes.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Bit `j` as byte `j`, 1 or 0.
+#[inline(always)]
+fn bits_to_bytes(bits: u8) -> u64 {
+    let alone = (u64::from(bits) * ONES) & 0x8040_2010_0804_0201; // byte j keeps bit j
+    ((alone + 0x7f * ONES) >> 7) & ONES // adding reaches the top bit of bytes that kept theirs
+}
+
 /// The eight magnitudes of a codebook point, those negated whose sign bit is set.
 ///
 /// All bytes at once: `−m` is `!m + 1`, which carries into no other byte since no `m` is 0.
 #[inline(always)]
 fn signed_eight(magnitudes: u64, signs: u8) -> [i8; 8] {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let bits = u64::from(signs) * ONES & 0x8040_2010_0804_0201; // byte j keeps bit j
-    let negative = (bits + 0x7f * ONES) >> 7 & ONES; // 1 in each byte that kept a bit
-    let bytes = (magnitudes ^ negative * 0xff) + negative;
+    let negative = bits_to_bytes(signs);
+    let bytes = (magnitudes ^ (negative * 0xff)) + negative;
     bytes.to_le_bytes().map(|b| b as i8)
 }
 
-/// The eight values of an IQ1 codebook point, each plus `shift`.
+/// The eight values of an IQ1 codebook point, each plus 1, or less 1 if `down` is 1.
+///
+/// All bytes at once: turning the top bit moves −8, 0, 8 to the middle of the bytes, where adding
+/// or subtracting 1 neither carries nor borrows.
 #[inline(always)]
-fn shifted_eight(point: u64, shift: i8) -> [i8; 8] {
-    point.to_le_bytes().map(|b| b as i8 + shift)
+fn shifted_eight(point: u64, down: u8) -> [i8; 8] {
+    let bytes = (point ^ (0x80 * ONES)) + ONES - 2 * ONES * u64::from(down);
+    (bytes ^ (0x80 * ONES)).to_le_bytes().map(|b| b as i8)
 }

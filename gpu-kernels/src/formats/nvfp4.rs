@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
-use super::mxfp4::FP4_DOUBLED;
+use super::mxfp4::{FP4_DOUBLED, fp4_doubled};
 use super::scalar::{to_ue4m3, ue4m3_half};
 use super::{Codec, array};
 
@@ -34,11 +34,14 @@ impl Codec for Nvfp4 {
 
     #[inline]
     fn unpack(block: &BlockNvfp4, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        for (q, qs) in array::<_, 64>(q).as_chunks_mut::<16>().0.iter_mut().zip(&block.qs) {
-            for j in 0..8 {
-                q[j] = FP4_DOUBLED[usize::from(qs[j] & 15)];
-                q[j + 8] = FP4_DOUBLED[usize::from(qs[j] >> 4)];
-            }
+        let mut codes = [0; 64];
+        for (codes, qs) in codes.as_chunks_mut::<16>().0.iter_mut().zip(&block.qs) {
+            let (low, high) = codes.split_at_mut(8);
+            low.copy_from_slice(&qs.map(|byte| byte & 15));
+            high.copy_from_slice(&qs.map(|byte| byte >> 4));
+        }
+        for (q, code) in array::<_, 64>(q).iter_mut().zip(codes) {
+            *q = fp4_doubled(code);
         }
         *array(scale) = block.d.map(ue4m3_half);
         *array(min) = [0.0; 4];

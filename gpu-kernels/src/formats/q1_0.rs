@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::scalar::F16Le;
-use super::{Codec, array};
+use super::{Codec, ONES, array, signed_eight};
 
 /// `w = ±d`.
 pub struct Q1_0;
@@ -30,7 +30,7 @@ impl Codec for Q1_0 {
     #[inline]
     fn unpack(block: &BlockQ1_0, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         for (q, bits) in array::<_, 128>(q).as_chunks_mut::<8>().0.iter_mut().zip(block.qs) {
-            *q = core::array::from_fn(|j| 2 * (bits >> j & 1) as i8 - 1);
+            *q = signed_eight(ONES, !bits);
         }
         *array(scale) = [block.d.get(); 4];
         *array(min) = [0.0; 4];

@@ -1,5 +1,7 @@
 //! Q2_0: 64 weights of 2 bits, one F16 scale. Source: ggml, `block_q2_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -31,7 +33,7 @@ impl Codec for Q2_0 {
     #[inline]
     fn unpack(block: &BlockQ2_0, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         for (q, codes) in array::<_, 64>(q).as_chunks_mut::<4>().0.iter_mut().zip(block.qs) {
-            *q = core::array::from_fn(|j| (codes >> (2 * j) & 3) as i8 - 1);
+            *q = from_fn(|j| (codes >> (2 * j) & 3) as i8 - 1);
         }
         *array(scale) = [block.d.get(); 2];
         *array(min) = [0.0; 2];

@@ -1,5 +1,7 @@
 //! Q3_K: 256 weights of 3 bits around 4, 6-bit scales for each 16. Source: ggml, `block_q3_K`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -28,7 +30,7 @@ const _: () = assert!(size_of::<BlockQ3K>() == 110);
 /// The 16 scales, 0 to 63.
 #[inline(always)]
 fn scale_codes(packed: &[u8; 12]) -> [u8; 16] {
-    core::array::from_fn(|g| {
+    from_fn(|g| {
         let low = packed[g % 8] >> (4 * (g / 8)) & 15;
         let high = packed[8 + g % 4] >> (2 * (g / 4)) & 3;
         low | high << 4

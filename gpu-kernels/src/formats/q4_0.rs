@@ -1,10 +1,12 @@
 //! Q4_0: 32 weights of 4 bits around 8, one F16 scale. Source: ggml, `block_q4_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
 use super::scalar::F16Le;
-use super::{Codec, array, nibbles, pack_nibbles};
+use super::{Codec, array, pack_nibbles, unpack_nibbles};
 
 /// `w = d · (q − 8)`.
 pub struct Q4_0;
@@ -30,7 +32,7 @@ impl Codec for Q4_0 {
 
     #[inline]
     fn unpack(block: &BlockQ4_0, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        *array::<_, 32>(q) = nibbles(&block.qs).map(|n| n as i8 - 8);
+        unpack_nibbles(&block.qs, array(q), |n| n as i8 - 8);
         *array(scale) = [block.d.get()];
         *array(min) = [0.0];
     }
@@ -39,6 +41,6 @@ impl Codec for Q4_0 {
         let d = fit::extreme(values) / -8.0;
         let inverse = fit::inverse(d);
         let code = |i: usize| (values[i] * inverse + 8.5).clamp(0.0, 15.0) as u8;
-        BlockQ4_0 { d: F16Le::new(d), qs: pack_nibbles(&core::array::from_fn(code)) }
+        BlockQ4_0 { d: F16Le::new(d), qs: pack_nibbles(&from_fn(code)) }
     }
 }

@@ -1,10 +1,12 @@
 //! Q4_1: 32 weights of 4 bits, an F16 scale and an F16 minimum. Source: ggml, `block_q4_1`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
 use super::scalar::F16Le;
-use super::{Codec, array, nibbles, pack_nibbles};
+use super::{Codec, array, pack_nibbles, unpack_nibbles};
 
 /// `w = d · q + m`.
 pub struct Q4_1;
@@ -32,7 +34,7 @@ impl Codec for Q4_1 {
 
     #[inline]
     fn unpack(block: &BlockQ4_1, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        *array::<_, 32>(q) = nibbles(&block.qs).map(|n| n as i8);
+        unpack_nibbles(&block.qs, array(q), |n| n as i8);
         *array(scale) = [block.d.get()];
         *array(min) = [-block.m.get()];
     }
@@ -42,7 +44,7 @@ impl Codec for Q4_1 {
         let d = (high - low) / 15.0;
         let inverse = fit::inverse(d);
         let code = |i: usize| ((values[i] - low) * inverse + 0.5).clamp(0.0, 15.0) as u8;
-        let qs = pack_nibbles(&core::array::from_fn(code));
+        let qs = pack_nibbles(&from_fn(code));
         BlockQ4_1 { d: F16Le::new(d), m: F16Le::new(low), qs }
     }
 }

@@ -64,10 +64,10 @@ impl Codec for Q4K {
     fn unpack(block: &BlockQ4K, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
         let q = array::<_, 256>(q);
         for c in 0..4 {
-            for l in 0..32 {
-                let byte = block.qs[32 * c + l];
-                q[64 * c + l] = (byte & 15) as i8;
-                q[64 * c + 32 + l] = (byte >> 4) as i8;
+            for j in 0..2 {
+                for l in 0..32 {
+                    q[64 * c + 32 * j + l] = (block.qs[32 * c + l] >> (4 * j) & 15) as i8;
+                }
             }
         }
         let (d, dmin) = (block.d.get(), block.dmin.get());

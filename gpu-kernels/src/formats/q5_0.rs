@@ -1,10 +1,12 @@
 //! Q5_0: 32 weights of 5 bits around 16, one F16 scale. Source: ggml, `block_q5_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
 use super::scalar::F16Le;
-use super::{Codec, array, fifth_bits, nibbles, pack_fifth_bits, pack_nibbles};
+use super::{Codec, ONES, array, five_bit_codes, pack_fifth_bits, pack_nibbles};
 
 /// `w = d · (q − 16)`.
 pub struct Q5_0;
@@ -32,9 +34,10 @@ impl Codec for Q5_0 {
 
     #[inline]
     fn unpack(block: &BlockQ5_0, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        let (low, high) = (nibbles(&block.qs), fifth_bits(&block.qh));
-        for (i, q) in array::<_, 32>(q).iter_mut().enumerate() {
-            *q = (low[i] | high[i]) as i8 - 16;
+        let eights = array::<_, 32>(q).as_chunks_mut::<8>().0.iter_mut();
+        for (q, codes) in eights.zip(five_bit_codes(&block.qs, &block.qh)) {
+            let less_16 = (codes + 0x70 * ONES) ^ (0x80 * ONES); // +112 − 128, carrying nowhere
+            *q = less_16.to_le_bytes().map(|byte| byte as i8);
         }
         *array(scale) = [block.d.get()];
         *array(min) = [0.0];
@@ -44,7 +47,7 @@ impl Codec for Q5_0 {
         let d = fit::extreme(values) / -16.0;
         let inverse = fit::inverse(d);
         let codes =
-            core::array::from_fn(|i| (values[i] * inverse + 16.5).clamp(0.0, 31.0) as u8);
+            from_fn(|i| (values[i] * inverse + 16.5).clamp(0.0, 31.0) as u8);
         BlockQ5_0 { d: F16Le::new(d), qh: pack_fifth_bits(&codes), qs: pack_nibbles(&codes) }
     }
 }

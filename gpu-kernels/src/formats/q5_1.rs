@@ -1,10 +1,12 @@
 //! Q5_1: 32 weights of 5 bits, an F16 scale and an F16 minimum. Source: ggml, `block_q5_1`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
 use super::scalar::F16Le;
-use super::{Codec, array, fifth_bits, nibbles, pack_fifth_bits, pack_nibbles};
+use super::{Codec, array, five_bit_codes, pack_fifth_bits, pack_nibbles};
 
 /// `w = d · q + m`.
 pub struct Q5_1;
@@ -34,9 +36,9 @@ impl Codec for Q5_1 {
 
     #[inline]
     fn unpack(block: &BlockQ5_1, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
-        let (low, high) = (nibbles(&block.qs), fifth_bits(&block.qh));
-        for (i, q) in array::<_, 32>(q).iter_mut().enumerate() {
-            *q = (low[i] | high[i]) as i8;
+        let eights = array::<_, 32>(q).as_chunks_mut::<8>().0.iter_mut();
+        for (q, codes) in eights.zip(five_bit_codes(&block.qs, &block.qh)) {
+            *q = codes.to_le_bytes().map(|code| code as i8);
         }
         *array(scale) = [block.d.get()];
         *array(min) = [-block.m.get()];
@@ -47,7 +49,7 @@ impl Codec for Q5_1 {
         let d = (high - low) / 31.0;
         let inverse = fit::inverse(d);
         let codes =
-            core::array::from_fn(|i| ((values[i] - low) * inverse + 0.5).clamp(0.0, 31.0) as u8);
+            from_fn(|i| ((values[i] - low) * inverse + 0.5).clamp(0.0, 31.0) as u8);
         BlockQ5_1 {
             d: F16Le::new(d),
             m: F16Le::new(low),

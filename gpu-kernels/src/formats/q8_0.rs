@@ -1,5 +1,7 @@
 //! Q8_0: 32 weights of 8 bits, one F16 scale. Source: ggml, `block_q8_0`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -38,7 +40,7 @@ impl Codec for Q8_0 {
     fn encode(values: &[f32]) -> BlockQ8_0 {
         let d = fit::abs_max(values) / 127.0;
         let inverse = fit::inverse(d);
-        let qs = core::array::from_fn(|i| fit::round(values[i] * inverse) as i8);
+        let qs = from_fn(|i| fit::round(values[i] * inverse) as i8);
         BlockQ8_0 { d: F16Le::new(d), qs }
     }
 }

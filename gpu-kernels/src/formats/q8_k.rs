@@ -1,5 +1,7 @@
 //! Q8_K: 256 weights of 8 bits, one F32 scale. Source: ggml, `block_q8_K`.
 
+use core::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::fit;
@@ -38,12 +40,12 @@ impl Codec for Q8K {
 
     fn encode(values: &[f32]) -> BlockQ8K {
         let inverse = -127.0 * fit::inverse(fit::extreme(values));
-        let qs: [i8; 256] = core::array::from_fn(|i| fit::round(values[i] * inverse) as i8);
+        let qs: [i8; 256] = from_fn(|i| fit::round(values[i] * inverse) as i8);
         let sum = |g: usize| qs[16 * g..][..16].iter().map(|&q| i16::from(q)).sum::<i16>();
         BlockQ8K {
             d: fit::inverse(inverse).to_le_bytes(),
             qs,
-            bsums: core::array::from_fn(|g| sum(g).to_le_bytes()),
+            bsums: from_fn(|g| sum(g).to_le_bytes()),
         }
     }
 }

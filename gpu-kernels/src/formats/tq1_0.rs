@@ -31,7 +31,7 @@ const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 /// The `n`-th ternary digit of a byte, less 1.
 #[inline(always)]
 fn digit(byte: u8, n: usize) -> i8 {
-    (u16::from(byte.wrapping_mul(POWERS[n])) * 3 >> 8) as i8 - 1
+    ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as i8 - 1
 }
 
 /// Byte and digit that hold weight `i`; bytes count through `qs` and then `qh`.

@@ -8,6 +8,8 @@ mod error;
 mod gguf;
 mod hf;
 mod map;
+#[cfg(test)]
+mod properties;
 mod safetensors;
 mod sigbus;
 mod tensor;

@@ -219,3 +219,69 @@ mod without_signals {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+    use std::ptr;
+
+    use crate::checkpoint::map::Mapping;
+    use crate::checkpoint::testing::TempDir;
+
+    const ROLE: &str = "IMP_TEST_SIGBUS";
+
+    /// Faults that are not ours must reach whoever handled SIGBUS before; that can only be seen
+    /// from outside the process, so the test runs itself again in two roles.
+    #[test]
+    fn a_fault_elsewhere_goes_to_the_handler_before() {
+        if let Ok(role) = std::env::var(ROLE) {
+            fault_elsewhere(&role);
+        }
+        let name = "checkpoint::sigbus::tests::a_fault_elsewhere_goes_to_the_handler_before";
+        for (role, code, signal) in
+            [("with a handler", Some(42), None), ("without", None, Some(libc::SIGBUS))]
+        {
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture"])
+                .env(ROLE, role)
+                .output()
+                .unwrap();
+            let status = output.status;
+            assert_eq!((status.code(), status.signal()), (code, signal), "{role}: {output:?}");
+        }
+    }
+
+    extern "C" fn leave(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: `_exit` ends the process at once and is allowed in a signal handler.
+        unsafe { libc::_exit(42) }
+    }
+
+    /// Never returns: ends by the handler that was there before ours, or by the signal.
+    fn fault_elsewhere(role: &str) -> ! {
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = leave;
+        // SAFETY: a live, zeroed structure with either a handler of the signature that
+        // SA_SIGINFO asks for or the default action.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if role == "with a handler" {
+                action.sa_sigaction = handler as usize;
+                action.sa_flags = libc::SA_SIGINFO;
+            }
+            assert_eq!(libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()), 0);
+        }
+        let dir = TempDir::new();
+        let ours = Mapping::open(&dir.file("ours", &[1; 20_000])).unwrap();
+        let path = dir.file("theirs", &[1; 20_000]);
+        // SAFETY: the mapping is read once below, where the test wants the fault.
+        let theirs = unsafe { memmap2::Mmap::map(&File::open(&path).unwrap()) }.unwrap();
+        for path in [&path, &dir.path().join("ours")] {
+            File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+        }
+        drop(dir); // the process ends before it could
+        assert_eq!(ours.bytes()[10_000], 0); // answered by our handler
+        std::hint::black_box(theirs[10_000]);
+        unreachable!("a cut file was read");
+    }
+}

@@ -1,8 +1,11 @@
 //! What the tests of this module share.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{Checkpoint, GgufWriter, Metadata};
 
 /// A directory of its own for each test, removed with its files at the end.
 pub(crate) struct TempDir(PathBuf);
@@ -33,5 +36,49 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The file of a writer whose tensors are all zeros.
+pub(crate) fn gguf_file(writer: &GgufWriter) -> Vec<u8> {
+    let mut file = Vec::new();
+    let zeros = |i, out: &mut dyn Write| out.write_all(&vec![0; writer.tensor_bytes(i)]);
+    writer.write(&mut file, zeros).unwrap();
+    file
+}
+
+/// Reads everything a checkpoint offers, by every getter: none may panic, and every byte of a
+/// tensor must be there.
+pub(crate) fn exercise(checkpoint: &Checkpoint) {
+    let mut sum = 0u64;
+    for tensor in checkpoint.tensors() {
+        let bytes = checkpoint.bytes(tensor);
+        assert_eq!(bytes.len(), tensor.bytes);
+        sum = bytes.iter().fold(sum, |sum, &b| sum.wrapping_add(b as u64));
+        assert_eq!(checkpoint.require(&tensor.name).unwrap().offset, tensor.offset);
+    }
+    for other in checkpoint.others() {
+        assert!(checkpoint.require(&other.name).is_err());
+    }
+    std::hint::black_box(sum);
+    let Metadata::Gguf(m) = checkpoint.metadata() else { return };
+    for (key, value) in m.iter() {
+        assert!(value.to_string().len() < 4096);
+        let strings = m.strings(key).map(|s| s.map(|s| s.map(<[u8]>::len).sum::<usize>()));
+        std::hint::black_box(strings.ok());
+        let results = [
+            m.str(key).is_ok(),
+            m.u32(key).is_ok(),
+            m.u64(key).is_ok(),
+            m.i32(key).is_ok(),
+            m.f32(key).is_ok(),
+            m.bool(key).is_ok(),
+            m.u32s(key).is_ok(),
+            m.i32s(key).is_ok(),
+            m.f32s(key).is_ok(),
+            m.bools(key).is_ok(),
+            m.u32_per_layer(key, 3).is_ok(),
+        ];
+        std::hint::black_box(results);
     }
 }

@@ -170,3 +170,57 @@ impl Write for Counted<'_> {
         self.out.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Spelled out from the specification, field by field.
+    #[test]
+    fn the_file_is_what_the_specification_says() {
+        let mut writer = GgufWriter::new();
+        writer.key("general.alignment", Value::U32(64)).key("ok", Value::bools(&[true, false]));
+        assert_eq!(writer.tensor("w", Format::F32, &[1, 3]).unwrap(), 0);
+        assert_eq!(writer.tensor("q", Format::Q8_0, &[32]).unwrap(), 1);
+        let mut file = Vec::new();
+        let data = [vec![0xa0; 12], vec![0xa1; 34]];
+        writer.write(&mut file, |number, out| out.write_all(&data[number])).unwrap();
+
+        let mut expected: Vec<u8> = b"GGUF\x03\0\0\0".to_vec();
+        expected.extend(2u64.to_le_bytes()); // tensors
+        expected.extend(2u64.to_le_bytes()); // keys
+        expected.extend(b"\x11\0\0\0\0\0\0\0general.alignment\x04\0\0\0\x40\0\0\0");
+        expected.extend(b"\x02\0\0\0\0\0\0\0ok\x09\0\0\0\x07\0\0\0\x02\0\0\0\0\0\0\0\x01\0");
+        expected.extend(b"\x01\0\0\0\0\0\0\0w\x02\0\0\0"); // innermost dimension first
+        expected.extend(3u64.to_le_bytes());
+        expected.extend(1u64.to_le_bytes());
+        expected.extend(b"\0\0\0\0\0\0\0\0\0\0\0\0"); // F32 at 0
+        expected.extend(b"\x01\0\0\0\0\0\0\0q\x01\0\0\0");
+        expected.extend(32u64.to_le_bytes());
+        expected.extend(b"\x08\0\0\0\x40\0\0\0\0\0\0\0"); // Q8_0 at 64
+        expected.resize(expected.len().next_multiple_of(64), 0);
+        expected.extend([0xa0; 12]);
+        expected.extend([0; 52]);
+        expected.extend([0xa1; 34]);
+        expected.extend([0; 30]);
+        assert_eq!(file, expected);
+    }
+
+    #[test]
+    fn tensors_and_data_that_do_not_fit_are_errors() {
+        let mut writer = GgufWriter::new();
+        let error = writer.tensor("t", Format::Q8_0, &[4, 31]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "tensor \"t\" has rows of 31 weights, expected a multiple of 32 for Q8_0"
+        );
+        assert!(writer.tensor("t", Format::F32, &[usize::MAX, 2]).is_err());
+
+        writer.tensor("t", Format::F32, &[2]).unwrap();
+        for (len, fits) in [(7, false), (8, true), (9, false)] {
+            let data = |_, out: &mut dyn Write| out.write_all(&vec![0; len]);
+            let result = writer.write(&mut Vec::new(), data);
+            assert_eq!(result.is_ok(), fits, "{len} bytes: {result:?}");
+        }
+    }
+}

@@ -1,54 +1,202 @@
 //! Logits → token: a chain of samplers in llama.cpp's order of application.
+//!
+//! [`Sampler`] is the state of one request: its chain, the tokens so far and its random numbers, so that a seeded
+//! request gives the same tokens alone or in a batch. The chain is chosen once, from [`SamplingParams`]: first come
+//! the samplers that change logits, then top-k gathers [`Candidates`](candidates::Candidates), then the samplers
+//! that narrow these, and last the draw. A sampler is a file here and a row in [`ADJUSTERS`] or [`NARROWERS`].
+//!
+//! It does not know the tokenizer (sequence breakers come as tokens), the model, or the clock.
 
-/// A request's sampling settings. The defaults sample from the unchanged distribution.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// Width of the dynamic temperature range; 0 disables it.
-    pub dynatemp_range: f32,
-    /// Exponent of the dynamic temperature.
-    pub dynatemp_exponent: f32,
-    /// Keep the k best; 0 disables it.
-    pub top_k: u32,
-    /// Keep the smallest set with this mass; 1 disables it.
-    pub top_p: f32,
-    /// Keep tokens with at least this share of the best one's probability; 0 disables it.
-    pub min_p: f32,
-    /// Locally typical mass; 1 disables it.
-    pub typical_p: f32,
-    /// Keep logits within n standard deviations of the best; ≤ 0 disables it.
-    pub top_n_sigma: f32,
-    /// Chance that XTC acts; 0 disables it.
-    pub xtc_probability: f32,
-    /// Probability above which XTC removes all but the last token.
-    pub xtc_threshold: f32,
-    /// Multiplicative penalty of seen tokens; 1 disables it.
-    pub repeat_penalty: f32,
-    /// Additive penalty a time seen.
-    pub frequency_penalty: f32,
-    /// Additive penalty once seen.
-    pub presence_penalty: f32,
-    /// Tokens the penalties look back on; 0 is all of them (the manual's meaning).
-    pub repeat_last_n: u32,
-    /// DRY penalty scale; 0 disables it.
-    pub dry_multiplier: f32,
-    /// DRY exponential base.
-    pub dry_base: f32,
-    /// Longest repeat DRY leaves alone.
-    pub dry_allowed_length: u32,
-    /// Tokens DRY looks back on; 0 is all.
-    pub dry_penalty_last_n: u32,
-    /// Strings whose first token breaks a DRY sequence.
-    pub dry_sequence_breakers: Vec<String>,
-    /// 0 off, 2 Mirostat v2.
-    pub mirostat: u32,
-    /// Target surprise.
-    pub mirostat_tau: f32,
-    /// Learning rate.
-    pub mirostat_eta: f32,
-    /// Added to logits: (token, bias).
-    pub logit_bias: Vec<(u32, f32)>,
-    /// `None` draws a random one.
-    pub seed: Option<u64>,
+mod candidates;
+mod dry;
+mod exp;
+mod logit_bias;
+mod logprobs;
+mod min_p;
+mod mirostat;
+mod params;
+mod penalties;
+mod rng;
+mod temperature;
+#[cfg(test)]
+mod tests;
+mod top_k;
+mod top_n_sigma;
+mod top_p;
+mod typical_p;
+mod xtc;
+
+use std::fmt::Debug;
+
+use candidates::Candidates;
+use mirostat::Mirostat;
+use rng::Rng;
+
+pub use logprobs::top_logprobs;
+pub use params::{SamplingError, SamplingParams};
+
+/// Changes the logits of all tokens.
+trait Adjuster: Debug + Send {
+    /// `logits` [vocab_size]; `history` holds prompt and answer so far.
+    fn adjust(&mut self, logits: &mut [f32], history: &[u32]);
+    /// Told of every token, prompt included, when it is the last of `history`.
+    fn accept(&mut self, _history: &[u32]) {}
+}
+
+/// Removes candidates or changes their logits; at least one is left.
+trait Narrower: Debug + Send {
+    fn narrow(&mut self, candidates: &mut Candidates, rng: &mut Rng);
+}
+
+/// What a sampler may know when it is made.
+struct Setup<'a> {
+    params: &'a SamplingParams,
+    vocab_size: usize,
+    breakers: &'a [Vec<u32>],
+}
+
+/// The sampler for these settings; `None` when they disable it.
+type MakeAdjuster = fn(&Setup<'_>) -> Option<Box<dyn Adjuster>>;
+type MakeNarrower = fn(&Setup<'_>) -> Option<Box<dyn Narrower>>;
+
+/// In order of application. Top-k follows them.
+const ADJUSTERS: &[MakeAdjuster] =
+    &[logit_bias::make, penalties::make, dry::make, top_n_sigma::make];
+
+/// In order of application. The draw follows them.
+const NARROWERS: &[MakeNarrower] =
+    &[typical_p::make, top_p::make, min_p::make, xtc::make, temperature::make];
+
+/// A request's sampling state.
+#[derive(Debug)]
+pub struct Sampler {
+    vocab_size: usize,
+    adjusters: Vec<Box<dyn Adjuster>>,
+    choice: Choice,
+    /// Prompt and answer; empty when no sampler looks back.
+    history: Vec<u32>,
+    looks_back: bool,
+    candidates: Candidates,
+    rng: Rng,
+    seed: u64,
+}
+
+/// How a token is chosen from the adjusted logits.
+#[derive(Debug)]
+enum Choice {
+    Greedy,
+    Chain { top_k: usize, narrowers: Vec<Box<dyn Narrower>> },
+    Mirostat { temperature: Option<Box<dyn Narrower>>, mirostat: Mirostat },
+}
+
+impl Sampler {
+    /// The state of a request that begins with `prompt`, whose tokens count for penalties and DRY.
+    ///
+    /// `breakers`: the tokens of each of `params.dry_sequence_breakers`; an empty one matches nothing.
+    ///
+    /// # Errors
+    /// Those of [`SamplingParams::validate`].
+    pub fn new(
+        params: &SamplingParams,
+        prompt: &[u32],
+        vocab_size: usize,
+        breakers: Vec<Vec<u32>>,
+    ) -> Result<Self, SamplingError> {
+        params.validate(vocab_size)?;
+        let setup = Setup { params, vocab_size, breakers: &breakers };
+        let choice = Choice::new(&setup);
+        let adjusters = ADJUSTERS.iter().filter_map(|make| make(&setup)).collect();
+        let seed = params.seed.unwrap_or_else(rng::entropy);
+        let mut sampler = Self {
+            vocab_size,
+            adjusters,
+            choice,
+            history: Vec::new(),
+            looks_back: params.looks_back(),
+            candidates: Candidates::default(),
+            rng: Rng::new(seed),
+            seed,
+        };
+        if sampler.looks_back {
+            sampler.history.reserve(prompt.len() + 1024);
+            prompt.iter().for_each(|&token| sampler.accept(token));
+        }
+        Ok(sampler)
+    }
+
+    /// Chooses a token. `logits` [vocab_size] are used as scratch.
+    ///
+    /// −∞ excludes a token; +∞ excludes all that have less. Equally good tokens rank by lowest id. Nothing is
+    /// allocated after the first call.
+    ///
+    /// # Errors
+    /// [`SamplingError::NonFinite`] for a NaN or when every token is excluded, [`SamplingError::LogitCount`] for
+    /// logits of another length.
+    pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32, SamplingError> {
+        if logits.len() != self.vocab_size {
+            let (found, expected) = (logits.len(), self.vocab_size);
+            return Err(SamplingError::LogitCount { found, expected });
+        }
+        for adjuster in &mut self.adjusters {
+            adjuster.adjust(logits, &self.history);
+        }
+        let max = candidates::settle(logits)?;
+        let (candidates, rng) = (&mut self.candidates, &mut self.rng);
+        Ok(match &mut self.choice {
+            Choice::Greedy => candidates::first_of(logits, max),
+            Choice::Chain { top_k, narrowers } => {
+                top_k::gather(candidates, logits, max, *top_k);
+                for narrower in narrowers {
+                    narrower.narrow(candidates, rng);
+                }
+                candidates.draw(rng)
+            }
+            Choice::Mirostat { temperature, mirostat } => {
+                candidates.gather(logits, max);
+                if let Some(temperature) = temperature {
+                    temperature.narrow(candidates, rng);
+                }
+                mirostat.draw(candidates, rng)
+            }
+        })
+    }
+
+    /// Takes `token` into the history that penalties and DRY look at.
+    pub fn accept(&mut self, token: u32) {
+        if self.looks_back {
+            self.history.push(token);
+            for adjuster in &mut self.adjusters {
+                adjuster.accept(&self.history);
+            }
+        }
+    }
+
+    /// Whether the best token is always taken (temperature 0 without a dynamic range).
+    pub fn is_greedy(&self) -> bool {
+        matches!(self.choice, Choice::Greedy)
+    }
+
+    /// The seed in use: the request's, or the one that was drawn for it.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+impl Choice {
+    fn new(setup: &Setup<'_>) -> Self {
+        let params = setup.params;
+        if params.is_greedy() {
+            Self::Greedy
+        } else if params.mirostat == 2 {
+            Self::Mirostat {
+                temperature: temperature::fixed(params.temperature),
+                mirostat: Mirostat::new(params.mirostat_tau, params.mirostat_eta),
+            }
+        } else {
+            Self::Chain {
+                top_k: params.top_k as usize,
+                narrowers: NARROWERS.iter().filter_map(|make| make(setup)).collect(),
+            }
+        }
+    }
 }

@@ -7,6 +7,8 @@
 mod cursor;
 mod metadata;
 mod split;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::HashSet;

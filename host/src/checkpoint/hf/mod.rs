@@ -2,6 +2,8 @@
 
 mod index;
 mod metadata;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Read;
