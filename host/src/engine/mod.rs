@@ -1,11 +1,46 @@
-//! The engine: one thread owns the model and its device; the rest of the program sends
-//! [`Command`]s and reads [`Event`]s.
+//! The engine: one thread owns the model and its device; the rest of the program sends it
+//! commands and reads [`Event`]s.
+//!
+//! ```text
+//! submit ─ Command ▶ engine thread { schedule → batch → forward → sample } ─ Event ▶ RequestHandle
+//! ```
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `load` | opens a model: files, tokenizer, template, plan, backend, weights |
+//! | `scheduler` | which tokens are computed next, in which pages; knows no thread, clock or device |
+//! | `request` | one answer: its sampler, text, stop strings and limits |
+//! | `step` | the thread's loop, and how every way out of it ends every request |
+//! | `handle` | the receiving end; dropping it cancels |
+//!
+//! Every queue is bounded: [`MAX_IN_PROGRESS`] requests, and in each request's channel the events
+//! it can still cause. Nothing here knows HTTP, files of other models, or which device computes.
+
+mod command;
+mod error;
+mod handle;
+mod load;
+mod model;
+mod request;
+mod scheduler;
+mod step;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
 
+use crate::plan::MemoryPlan;
 use crate::sampling::SamplingParams;
 use crate::text::{ChatTemplate, Tokenizer};
+use command::{Command, Evaluation, Shared};
+pub use error::{EngineError, ErrorKind, SubmitError};
+pub use handle::{Canceller, RequestHandle};
+use model::{Model, Vocabulary};
+use request::{Generation, Sizes};
+use scheduler::{Limits, Scheduler};
+use step::Worker;
 
 /// How to open a model.
 #[derive(Clone, Debug)]
@@ -39,7 +74,7 @@ pub trait LoadProgress {
 pub struct Request {
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Most tokens to generate.
+    /// Most tokens to generate; 0 only computes the prompt, which leaves it in the cache.
     pub max_tokens: usize,
     /// How to choose them.
     pub sampling: SamplingParams,
@@ -47,7 +82,7 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Report this many best tokens at each step; `Some(0)` reports the chosen one alone.
     pub logprobs: Option<usize>,
-    /// Go on after end-of-generation tokens.
+    /// Never choose an end-of-generation token, so that the answer goes on.
     pub ignore_eos: bool,
 }
 
@@ -59,11 +94,12 @@ pub enum Event {
         /// Tokens found in the prefix cache.
         cached: usize,
     },
-    /// A token was chosen.
+    /// A token was chosen; an end-of-generation token is one, without text.
     Token {
         /// Its id.
         id: u32,
-        /// Text it makes safe to show, possibly none.
+        /// Text it makes safe to show, possibly none. The texts of all events together are the
+        /// answer.
         text: String,
         /// When the request asked for them.
         logprob: Option<TokenLogprob>,
@@ -112,22 +148,36 @@ pub struct Timings {
     pub prompt_ms: f64,
     /// Tokens generated.
     pub generated_tokens: usize,
-    /// Time of all decode steps.
+    /// Time of all decode steps: from the end of prefill to the end of the answer.
     pub generate_ms: f64,
 }
 
+impl Timings {
+    /// Decode steps in `generate_ms`: the first token comes from the last prefill step.
+    pub fn decode_steps(&self) -> usize {
+        self.generated_tokens.saturating_sub(1)
+    }
+}
+
 /// Why a request failed.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RequestError {
-    /// The logits were not finite.
+    /// The logits were not finite. Other requests go on.
     #[error("the model produced NaN logits after {tokens} tokens; its weights may be damaged")]
     NonFiniteLogits {
-        /// Tokens generated before.
+        /// Tokens generated before; the position in an evaluation.
         tokens: usize,
     },
-    /// The backend failed.
+    /// The backend failed. The engine takes no requests any more.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The model's file changed while it was in use. The engine takes no requests any more.
+    #[error("{0}")]
+    CheckpointDamaged(String),
+    /// The engine thread ended before the request did.
+    #[error("the engine ended: {0}")]
+    EngineEnded(String),
 }
 
 /// Facts about a loaded model that the edges show.
@@ -155,14 +205,45 @@ pub struct ModelInfo {
     pub device: String,
 }
 
-/// A loaded model and its thread. Dropping it ends the thread.
+/// Whether an engine can answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Health {
+    /// It takes requests.
+    Ready,
+    /// It ended by a fault, and must be loaded again.
+    Failed(RequestError),
+}
+
+/// Most requests waiting or running in an engine.
+pub const MAX_IN_PROGRESS: usize = 64;
+
+/// A loaded model and its thread. Dropping it ends the thread after the step it computes;
+/// requests in progress end as cancelled.
 #[derive(Debug)]
 pub struct Engine {
     info: Arc<ModelInfo>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Arc<ChatTemplate>>,
+    plan: MemoryPlan,
+    notices: Vec<String>,
+    vocabulary: Text,
+    commands: SyncSender<Command>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
+
 impl Engine {
+    /// Opens a model, plans its memory, loads it and starts its thread.
+    ///
+    /// # Errors
+    /// What is wrong with the options, the files or the machine; [`EngineError::kind`] sorts them.
+    pub fn load(
+        options: EngineOptions,
+        progress: &mut dyn LoadProgress,
+    ) -> Result<Self, EngineError> {
+        load::load(&options, progress)
+    }
+
     /// What was loaded.
     pub fn info(&self) -> &ModelInfo {
         &self.info
@@ -175,4 +256,130 @@ impl Engine {
     pub fn template(&self) -> Option<&Arc<ChatTemplate>> {
         self.template.as_ref()
     }
+    /// Where the memory went.
+    pub fn memory_plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+    /// Choices made at load that a user should hear about, a sentence each.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+    /// Whether it takes requests.
+    pub fn health(&self) -> Health {
+        self.shared.failure.get().map_or(Health::Ready, |error| Health::Failed(error.clone()))
+    }
+    /// Requests waiting or running.
+    pub fn in_progress(&self) -> usize {
+        self.shared.in_progress()
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// What is wrong with it; `Busy` when the queue is full; `Unhealthy` after a fault.
+    pub fn submit(&self, request: Request) -> Result<RequestHandle, SubmitError> {
+        request::check(&request, self.sizes(), self.vocabulary.0.is_some())?;
+        let slot = self.slot()?;
+        let vocabulary = self.vocabulary.0.clone();
+        let (generation, events, canceller) =
+            Generation::new(&request, vocabulary, self.sizes(), slot)?;
+        let generation = Box::new(generation);
+        self.send(Command::Generate { prompt: request.prompt, generation })?;
+        Ok(RequestHandle { events, canceller, ended: false })
+    }
+
+    /// Computes the logits of known tokens from an empty cache, and shows those of the positions
+    /// from `first` on, in order: `visit(position, logits [vocab_size])`. Waits for the end, and
+    /// for requests queued before. `visit` runs on the engine thread, and is dropped before this
+    /// returns.
+    ///
+    /// # Errors
+    /// What is wrong with the tokens; logits that are not finite; the engine's end.
+    pub fn evaluate(
+        &self,
+        tokens: Vec<u32>,
+        first: usize,
+        visit: Box<dyn FnMut(usize, &[f32]) + Send>,
+    ) -> Result<(), EngineError> {
+        request::check_prompt(&tokens, self.sizes())?;
+        if first >= tokens.len() {
+            return Err(SubmitError::NothingToEvaluate { first, tokens: tokens.len() }.into());
+        }
+        let (reply, answer) = sync_channel(1);
+        let evaluation = Evaluation { visit, reply, slot: self.slot()? };
+        self.send(Command::Evaluate { tokens, first, evaluation })?;
+        answer.recv().unwrap_or_else(|_| Err(self.ended().into()))
+    }
+
+    /// Starts the thread of a loaded model.
+    fn start(model: Box<dyn Model>, parts: Parts) -> Result<Self, EngineError> {
+        let Parts { info, tokenizer, template, vocabulary, plan, notices, limits } = parts;
+        let kv_pages = u32::try_from(plan.kv_pages).expect("the planner bounds them");
+        let shared = Arc::new(Shared::default());
+        // Room for every request in progress, and for the order to stop.
+        let (commands, receiver) = sync_channel(MAX_IN_PROGRESS + 1);
+        let scheduler = Scheduler::new(limits, kv_pages);
+        let worker = Worker::new(model, info.vocab_size, scheduler, receiver, shared.clone());
+        let thread = thread::Builder::new().name("engine".to_owned());
+        let thread = Some(thread.spawn(|| worker.run()).map_err(EngineError::Thread)?);
+        let (info, vocabulary) = (Arc::new(info), Text(vocabulary));
+        Ok(Self { info, tokenizer, template, plan, notices, vocabulary, commands, shared, thread })
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { vocab_size: self.info.vocab_size, max_seq_len: self.info.max_seq_len }
+    }
+
+    fn slot(&self) -> Result<command::Slot, SubmitError> {
+        if let Health::Failed(error) = self.health() {
+            return Err(SubmitError::Unhealthy(error));
+        }
+        self.shared.slot(MAX_IN_PROGRESS).ok_or(SubmitError::Busy { limit: MAX_IN_PROGRESS })
+    }
+
+    fn send(&self, command: Command) -> Result<(), SubmitError> {
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Busy { limit: MAX_IN_PROGRESS },
+            TrySendError::Disconnected(_) => SubmitError::Unhealthy(self.ended()),
+        })
+    }
+
+    fn ended(&self) -> RequestError {
+        let unknown = || RequestError::EngineEnded("its thread is gone".to_owned());
+        self.shared.failure.get().cloned().unwrap_or_else(unknown)
+    }
 }
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // When the queue is full the thread is awake, and sees the flag.
+        let _ = self.commands.try_send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panics were reported where they were caught
+        }
+    }
+}
+
+/// What an engine is put together from, beside the model.
+struct Parts {
+    info: ModelInfo,
+    tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<Arc<ChatTemplate>>,
+    vocabulary: Option<Arc<dyn Vocabulary>>,
+    plan: MemoryPlan,
+    notices: Vec<String>,
+    limits: Limits,
+}
+
+/// The vocabulary, which has nothing to show for `Debug`.
+struct Text(Option<Arc<dyn Vocabulary>>);
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Text" } else { "no text" })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ pub struct Demand<'a> {
     pub max_seq_len: Option<usize>,
     /// Tokens the cache must hold at least; `None` is automatic.
     pub min_kv_tokens: Option<usize>,
+    /// Pages of the cache; `None` is automatic.
+    pub kv_pages: Option<usize>,
     /// Memory that may be taken; `None` when the system does not say.
     pub free_bytes: Option<u64>,
 }
@@ -134,7 +136,10 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
         Some(tokens) => tokens,
         None => cost.auto_context()?,
     };
-    let capacity = max_seq_len.max(demand.min_kv_tokens.unwrap_or(0));
+    let capacity = match demand.kv_pages {
+        Some(pages) => pages * PAGE_SIZE, // both numbers asked for are within, which was checked
+        None => max_seq_len.max(demand.min_kv_tokens.unwrap_or(0)),
+    };
     cost.check(capacity, max_seq_len)?;
 
     let kv_pages = pages_for(capacity);
@@ -188,14 +193,22 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
 const MAX_TOKENS: usize = i32::MAX as usize;
 
 fn check_asked(demand: &Demand) -> Result<(), PlanError> {
+    let impossible = |flag, value, reason| Err(PlanError::Impossible { flag, value, reason });
+    let mut most = MAX_TOKENS;
+    let mut limit = "kernels count tokens in 31 bits".to_owned();
+    if let Some(pages) = demand.kv_pages {
+        if pages == 0 || pages > MAX_TOKENS / PAGE_SIZE {
+            let reason = format!("expected 1 to {} pages", MAX_TOKENS / PAGE_SIZE);
+            return impossible("kv_cache.max_blocks", pages, reason);
+        }
+        most = pages * PAGE_SIZE;
+        limit = format!("kv_cache.max_blocks is {pages} pages of {PAGE_SIZE}");
+    }
     let asked = [("--max-seq-len", demand.max_seq_len), ("--min-kv-tokens", demand.min_kv_tokens)];
     for (flag, value) in asked.into_iter().filter_map(|(flag, v)| Some((flag, v?))) {
-        let reason = match value {
-            0 => "expected at least 1 token".to_owned(),
-            v if v > MAX_TOKENS => format!("expected at most {MAX_TOKENS} tokens"),
-            _ => continue,
-        };
-        return Err(PlanError::Impossible { flag, value, reason });
+        if value == 0 || value > most {
+            return impossible(flag, value, format!("expected 1 to {most} tokens ({limit})"));
+        }
     }
     Ok(())
 }
@@ -233,9 +246,13 @@ impl Cost<'_> {
 
     fn auto_context(&self) -> Result<usize, PlanError> {
         let demand = self.demand;
-        let trained = demand.trained_context.clamp(1, MAX_TOKENS);
+        let pool = demand.kv_pages.map_or(MAX_TOKENS, |pages| pages * PAGE_SIZE);
+        let trained = demand.trained_context.clamp(1, pool);
         if let Some(tokens) = demand.min_kv_tokens.filter(|&t| t >= AUTO_CONTEXT_CEILING) {
             return Ok(trained.min(tokens));
+        }
+        if demand.kv_pages.is_some() {
+            return Ok(trained); // what the pool takes was chosen, whatever its share
         }
         let most = trained.min(AUTO_CONTEXT_CEILING);
         let Some(free) = demand.free_bytes else { return Ok(most) };
@@ -267,17 +284,25 @@ impl Cost<'_> {
             kv: self.kv(capacity),
             activations: self.activations(max_seq_len),
             free,
-            advice: self.advice(capacity > max_seq_len, fitting),
+            advice: self.advice(self.flag(capacity, max_seq_len), fitting),
         })
     }
 
-    fn advice(&self, kv_is_larger: bool, fitting: usize) -> String {
-        let flag = if kv_is_larger { "--min-kv-tokens" } else { "--max-seq-len" };
+    /// What decided the size of the cache.
+    fn flag(&self, capacity: usize, max_seq_len: usize) -> (&'static str, usize) {
+        match self.demand.kv_pages {
+            Some(_) => ("kv_cache.max_blocks =", PAGE_SIZE),
+            None if capacity > max_seq_len => ("--min-kv-tokens", 1),
+            None => ("--max-seq-len", 1),
+        }
+    }
+
+    fn advice(&self, (flag, tokens_a_unit): (&str, usize), fitting: usize) -> String {
         // A number that is a little smaller reads better, and leaves something to the system.
         let round = if fitting >= 1024 { fitting / 1024 * 1024 } else { fitting };
-        match round {
+        match round / tokens_a_unit {
             0 => "free some memory or choose a model file in a smaller format".to_owned(),
-            _ => format!("try {flag} {round}"),
+            units => format!("try {flag} {units}"),
         }
     }
 }

@@ -19,6 +19,7 @@ fn demand<'a>() -> Demand<'a> {
         trained_context: 8192,
         max_seq_len: None,
         min_kv_tokens: None,
+        kv_pages: None,
         free_bytes: Some(16 * GIB),
     }
 }
@@ -148,6 +149,21 @@ fn impossible_numbers_are_refused_by_flag() {
 }
 
 #[test]
+fn a_chosen_number_of_pages_is_taken_as_it_is() {
+    let pool = Demand { kv_pages: Some(100), ..demand() };
+    let chosen = plan(&pool).unwrap();
+    assert_eq!((chosen.max_seq_len, chosen.kv_pages), (1600, 100));
+    let large = plan(&Demand { kv_pages: Some(1000), ..demand() }).unwrap();
+    assert_eq!((large.max_seq_len, large.kv_pages), (8192, 1000));
+    let error = plan(&Demand { max_seq_len: Some(1601), ..pool }).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("1 to 1600 tokens (kv_cache.max_blocks is 100 pages"), "{text}");
+    let tight = Demand { kv_pages: Some(1000), free_bytes: Some(GIB + 64 * MIB), ..demand() };
+    let text = plan(&tight).unwrap_err().to_string();
+    assert!(text.ends_with("try kv_cache.max_blocks = 448"), "{text}");
+}
+
+#[test]
 fn sizes_in_words() {
     for (bytes, text) in [
         (0, "0 B"),
@@ -172,6 +188,7 @@ proptest! {
         trained_context in any::<usize>(),
         max_seq_len in prop::option::of(any::<usize>()),
         min_kv_tokens in prop::option::of(any::<usize>()),
+        kv_pages in prop::option::of(any::<usize>()),
         free in prop::option::of(any::<u64>()),
     ) {
         let heads = vec![HeadShape { heads, head_dim }; layers];
@@ -184,6 +201,7 @@ proptest! {
             trained_context,
             max_seq_len,
             min_kv_tokens,
+            kv_pages,
             free_bytes: free,
         };
         if let Ok(plan) = plan(&asked) {

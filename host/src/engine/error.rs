@@ -1,0 +1,223 @@
+//! What can go wrong, and of which kind it is.
+
+use std::io;
+
+use super::RequestError;
+use crate::checkpoint::CheckpointError;
+use crate::models::LoadError;
+use crate::ops::OpsError;
+use crate::plan::PlanError;
+use crate::sampling::SamplingError;
+use crate::text::{TemplateError, TokenizerError};
+
+/// What an error means to the outside: an exit code, an HTTP status, a C error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A flag, field or value that cannot be honoured.
+    InvalidArgument,
+    /// Memory does not suffice.
+    OutOfMemory,
+    /// The GPU or its driver.
+    Cuda,
+    /// A file that is not there.
+    NotFound,
+    /// A model file that is not what it should be.
+    InvalidModel,
+    /// Something that this build does not do.
+    Unsupported,
+    /// Our own fault.
+    Internal,
+    /// The caller ended it.
+    Cancelled,
+}
+
+/// Why a model could not be loaded or evaluated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The model's files.
+    #[error("the model cannot be opened")]
+    Checkpoint(#[from] CheckpointError),
+    /// The model in them.
+    #[error("the model cannot be loaded")]
+    Load(#[from] LoadError),
+    /// Its vocabulary.
+    #[error("the tokenizer cannot be built")]
+    Tokenizer(#[from] TokenizerError),
+    /// Its chat template.
+    #[error("the model's chat template cannot be used; --chat-template chooses another or none")]
+    Template(#[from] TemplateError),
+    /// A template name that is not one.
+    #[error("--chat-template {name} is not known; known: {known}")]
+    UnknownTemplate {
+        /// What was asked for.
+        name: String,
+        /// What would work.
+        known: String,
+    },
+    /// It does not fit.
+    #[error("the model does not fit into memory")]
+    Plan(#[from] PlanError),
+    /// The backend.
+    #[error("the device cannot hold the model")]
+    Ops(#[from] OpsError),
+    /// A setting that this build cannot honour.
+    #[error("{what} is not supported: {reason}")]
+    Unsupported {
+        /// Flag or key, with its value.
+        what: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// A setting that contradicts another, or itself.
+    #[error("{what}: {reason}")]
+    Setting {
+        /// Flag or key, with its value.
+        what: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The engine thread could not be started.
+    #[error("the engine thread cannot be started")]
+    Thread(#[source] io::Error),
+    /// An evaluation that was not taken.
+    #[error("the tokens cannot be evaluated")]
+    Submit(#[from] SubmitError),
+    /// An evaluation that failed while it ran.
+    #[error("the evaluation failed")]
+    Request(#[from] RequestError),
+}
+
+impl EngineError {
+    /// What it means to the outside.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Checkpoint(error) => checkpoint_kind(error),
+            Self::Load(LoadError::Checkpoint(error)) => checkpoint_kind(error),
+            Self::Load(LoadError::UnknownArchitecture { .. }) => ErrorKind::Unsupported,
+            Self::Load(LoadError::Ops(error)) | Self::Ops(error) => ops_kind(error),
+            Self::Load(_) | Self::Tokenizer(_) | Self::Template(_) => ErrorKind::InvalidModel,
+            Self::UnknownTemplate { .. }
+            | Self::Setting { .. }
+            | Self::Plan(PlanError::Impossible { .. }) => ErrorKind::InvalidArgument,
+            Self::Plan(PlanError::OutOfMemory { .. }) => ErrorKind::OutOfMemory,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Thread(_) => ErrorKind::Internal,
+            Self::Submit(error) => error.kind(),
+            Self::Request(error) => error.kind(),
+        }
+    }
+}
+
+fn checkpoint_kind(error: &CheckpointError) -> ErrorKind {
+    match error {
+        CheckpointError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            ErrorKind::NotFound
+        }
+        CheckpointError::Quantized { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::InvalidModel,
+    }
+}
+
+fn ops_kind(error: &OpsError) -> ErrorKind {
+    match error {
+        OpsError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+        OpsError::Device(_) => ErrorKind::Internal,
+    }
+}
+
+/// Why a request was not taken. Nothing was computed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// No token to begin with.
+    #[error("the prompt is empty; at least one token is needed")]
+    EmptyPrompt,
+    /// A token the model does not have.
+    #[error("prompt token {index} is {id}, expected one below {vocab_size} (the vocabulary)")]
+    TokenOutOfRange {
+        /// Its place in the prompt.
+        index: usize,
+        /// The token.
+        id: u32,
+        /// Tokens there are.
+        vocab_size: usize,
+    },
+    /// More tokens than a sequence may have.
+    #[error(
+        "the prompt has {tokens} tokens and the context holds {max_seq_len}; see --max-seq-len"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens a sequence may have.
+        max_seq_len: usize,
+    },
+    /// A sampling parameter.
+    #[error("a sampling parameter is out of range: {0}")]
+    Sampling(#[from] SamplingError),
+    /// A list or number beyond its bound.
+    #[error("{field} is {found}, at most {limit} works")]
+    Limit {
+        /// The field.
+        field: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Text was asked of a model that has only token ids.
+    #[error("{field} needs text, and the model has no vocabulary")]
+    NoVocabulary {
+        /// The field.
+        field: &'static str,
+    },
+    /// A string that the vocabulary cannot express.
+    #[error("{field}: {text:?} cannot be tokenized: {reason}")]
+    Untokenizable {
+        /// The field.
+        field: &'static str,
+        /// The string.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing was asked of an evaluation.
+    #[error("positions from {first} of {tokens} tokens were asked for: there are none")]
+    NothingToEvaluate {
+        /// First position asked for.
+        first: usize,
+        /// Tokens there are.
+        tokens: usize,
+    },
+    /// As many requests are in progress as may be.
+    #[error("the engine is busy: {limit} requests are in progress; try again later")]
+    Busy {
+        /// Most requests at a time.
+        limit: usize,
+    },
+    /// The engine ended.
+    #[error("the engine takes no requests any more: {0}")]
+    Unhealthy(RequestError),
+}
+
+impl SubmitError {
+    /// What it means to the outside.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Busy { .. } => ErrorKind::Internal,
+            Self::Unhealthy(error) => error.kind(),
+            _ => ErrorKind::InvalidArgument,
+        }
+    }
+}
+
+impl RequestError {
+    /// What it means to the outside.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NonFiniteLogits { .. } | Self::CheckpointDamaged(_) => ErrorKind::InvalidModel,
+            Self::Device(_) | Self::EngineEnded(_) => ErrorKind::Internal,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the engine needs of a model and of a vocabulary: seams that let it be tested without
+//! either.
+
+use std::sync::Arc;
+
+use crate::layers::Decoder;
+use crate::ops::{Batch, OpsError};
+use crate::text::{DetokenStream, Tokenizer};
+
+/// A forward pass over paged sequences.
+pub(super) trait Model: Send {
+    /// Runs a batch: `logits` becomes [batch.logit_rows, vocab_size].
+    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), OpsError>;
+    /// What makes all further results doubtful, such as a model file cut while mapped. Asked
+    /// once a step.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Token ids → text.
+pub(super) trait Vocabulary: Send + Sync {
+    /// The text of one answer, from its beginning.
+    fn stream(&self) -> Box<dyn TextStream>;
+    /// Tokens that end an answer.
+    fn end_of_generation(&self) -> &[u32];
+    /// The tokens of plain text; what is wrong with it otherwise.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String>;
+}
+
+/// Text that completes token by token.
+pub(super) trait TextStream: Send {
+    /// Text that `id` completes.
+    fn push(&mut self, id: u32) -> String;
+    /// What is left at the end.
+    fn finish(&mut self) -> String;
+}
+
+/// A model's own tokenizer.
+pub(super) struct OwnVocabulary {
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl OwnVocabulary {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        Self { tokenizer }
+    }
+}
+
+impl Vocabulary for OwnVocabulary {
+    fn stream(&self) -> Box<dyn TextStream> {
+        let (tokenizer, stream) = (self.tokenizer.clone(), DetokenStream::default());
+        Box::new(OwnStream { tokenizer, stream })
+    }
+    fn end_of_generation(&self) -> &[u32] {
+        self.tokenizer.end_of_generation()
+    }
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode(text, false, false).map_err(|error| error.to_string())
+    }
+}
+
+struct OwnStream {
+    tokenizer: Arc<Tokenizer>,
+    stream: DetokenStream,
+}
+
+impl TextStream for OwnStream {
+    fn push(&mut self, id: u32) -> String {
+        self.stream.push(&self.tokenizer, id)
+    }
+    fn finish(&mut self) -> String {
+        self.stream.finish()
+    }
+}
+
+/// A decoder with the files its weights are mapped from.
+pub(super) struct MappedDecoder {
+    pub decoder: Decoder,
+    pub checkpoint: crate::checkpoint::Checkpoint,
+}
+
+impl Model for MappedDecoder {
+    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), OpsError> {
+        self.decoder.forward(batch, logits)
+    }
+    fn fault(&self) -> Option<String> {
+        self.checkpoint.check_intact().err().map(|error| error.to_string())
+    }
+}

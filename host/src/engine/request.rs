@@ -1,0 +1,276 @@
+//! A request while it runs: its own sampler, text stream and stop strings. Nothing of it is
+//! shared with another.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::command::Slot;
+use super::handle::Canceller;
+use super::model::{TextStream, Vocabulary};
+use super::{Event, FinishReason, Request, RequestError, SubmitError, Timings, TokenLogprob};
+use crate::sampling::{Sampler, top_logprobs};
+use crate::text::StopMatcher;
+
+/// Most stop strings of a request.
+pub(super) const MAX_STOP_STRINGS: usize = 64;
+/// Most bytes of a stop string.
+pub(super) const MAX_STOP_BYTES: usize = 4096;
+
+/// Events beside the tokens: `Prefilled`, and `Done` or `Failed`.
+const OTHER_EVENTS: usize = 2;
+
+/// The state of an answer.
+pub(super) struct Generation {
+    vocabulary: Option<Arc<dyn Vocabulary>>,
+    sampler: Sampler,
+    text: Option<Box<dyn TextStream>>,
+    stop: StopMatcher,
+    /// Tokens to generate at most: what was asked for, or what the context holds.
+    max_tokens: usize,
+    logprobs: Option<usize>,
+    ignore_eos: bool,
+    events: mpsc::Sender<Event>,
+    canceller: Canceller,
+    prompt_len: usize,
+    timings: Timings,
+    began: Option<Instant>,
+    /// The logits before samplers change them, when log-probabilities are wanted.
+    unmodified: Vec<f32>,
+    slot: Slot,
+}
+
+/// What follows a token.
+pub(super) enum Next {
+    /// The token goes back into the model.
+    Continue(u32),
+    /// The answer is complete.
+    Done(FinishReason),
+    /// It cannot go on.
+    Failed(RequestError),
+}
+
+impl Generation {
+    /// The state of a request that passed [`check`], its end of the events and the other one.
+    pub fn new(
+        request: &Request,
+        vocabulary: Option<Arc<dyn Vocabulary>>,
+        sizes: Sizes,
+        slot: Slot,
+    ) -> Result<(Self, mpsc::Receiver<Event>, Canceller), SubmitError> {
+        let prompt_len = request.prompt.len();
+        // The last token of a full context is never computed, so there is one more than room.
+        let max_tokens = request.max_tokens.min(sizes.max_seq_len - prompt_len + 1);
+        let (events, receiver) = mpsc::channel(max_tokens + OTHER_EVENTS);
+        let canceller = Canceller::default();
+        let breakers = breakers(request, vocabulary.as_deref())?;
+        let generation = Self {
+            sampler: Sampler::new(&request.sampling, &request.prompt, sizes.vocab_size, breakers)?,
+            text: vocabulary.as_ref().map(|vocabulary| vocabulary.stream()),
+            vocabulary,
+            stop: StopMatcher::new(&request.stop),
+            max_tokens,
+            logprobs: request.logprobs,
+            ignore_eos: request.ignore_eos,
+            events,
+            canceller: canceller.clone(),
+            prompt_len,
+            timings: Timings::default(),
+            began: None,
+            unmodified: vec![],
+            slot,
+        };
+        Ok((generation, receiver, canceller))
+    }
+
+    /// Whether nobody wants the answer any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.canceller.is_cancelled() || self.events.is_closed()
+    }
+
+    /// Before the first step, which finds `cached` prompt tokens computed.
+    pub fn begin(&mut self, cached: usize, now: Instant) {
+        self.timings.prompt_tokens = self.prompt_len - cached;
+        self.began = Some(now);
+    }
+
+    /// After the step that computed the last of the prompt. `Some` when nothing is to follow.
+    pub fn prefilled(&mut self, now: Instant) -> Option<FinishReason> {
+        self.timings.prompt_ms = self.lap(now);
+        self.send(Event::Prefilled { cached: self.prompt_len - self.timings.prompt_tokens });
+        (self.max_tokens == 0).then_some(FinishReason::Length)
+    }
+
+    /// Chooses the token that follows `logits` [vocab_size], which are scratch afterwards.
+    pub fn next(&mut self, logits: &mut [f32]) -> Next {
+        let tokens = self.timings.generated_tokens;
+        let failed = Next::Failed(RequestError::NonFiniteLogits { tokens });
+        if !is_distribution(logits) {
+            return failed;
+        }
+        if self.logprobs.is_some() {
+            self.unmodified.clear();
+            self.unmodified.extend_from_slice(logits);
+        }
+        let vocabulary = self.vocabulary.clone();
+        let ends = vocabulary.as_ref().map_or(&[][..], |v| v.end_of_generation());
+        if self.ignore_eos {
+            // As llama.cpp does: such tokens are never chosen, so that the answer goes on.
+            for &id in ends {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = f32::NEG_INFINITY; // a vocabulary may name more than the model has
+                }
+            }
+        }
+        // Only a distribution without any token left fails here, and a NaN was refused above.
+        let Ok(id) = self.sampler.sample(logits) else { return failed };
+        self.sampler.accept(id);
+        self.timings.generated_tokens += 1;
+
+        let ended = ends.contains(&id);
+        let (text, stop) = if ended { (String::new(), None) } else { self.show(id) };
+        let logprob = self.logprobs.map(|n| {
+            let (logprob, top) = top_logprobs(&self.unmodified, id, n);
+            TokenLogprob { logprob, top }
+        });
+        self.send(Event::Token { id, text, logprob });
+        if ended {
+            Next::Done(FinishReason::EndOfGeneration)
+        } else if let Some(stop) = stop {
+            Next::Done(FinishReason::StopString(stop))
+        } else if self.timings.generated_tokens == self.max_tokens {
+            Next::Done(FinishReason::Length)
+        } else {
+            Next::Continue(id)
+        }
+    }
+
+    /// The text that `id` makes safe to show, and the stop string it completes.
+    fn show(&mut self, id: u32) -> (String, Option<String>) {
+        match &mut self.text {
+            Some(text) => self.stop.push(&text.push(id)),
+            None => (String::new(), None),
+        }
+    }
+
+    /// Ends the request: whatever text is still held back goes out.
+    pub fn done(mut self, reason: FinishReason, now: Instant) {
+        if self.timings.generated_tokens > 0 {
+            self.timings.generate_ms = self.lap(now);
+        }
+        let (mut text, mut reason) = (String::new(), reason);
+        if !matches!(reason, FinishReason::StopString(_)) {
+            let rest = self.text.as_mut().map(|text| text.finish()).unwrap_or_default();
+            let (shown, stop) = self.stop.push(&rest);
+            text = shown;
+            match stop {
+                Some(stop) if reason != FinishReason::Cancelled => {
+                    reason = FinishReason::StopString(stop);
+                }
+                Some(_) => {}
+                None => text.push_str(&self.stop.finish()),
+            }
+        }
+        let timings = self.timings;
+        self.end(Event::Done { text, reason, timings });
+    }
+
+    /// Ends the request with an error.
+    pub fn failed(self, error: RequestError) {
+        self.end(Event::Failed(error));
+    }
+
+    /// Makes room for another request before this one is known to be over.
+    fn end(self, event: Event) {
+        let Self { slot, events, .. } = self;
+        drop(slot);
+        send(&events, event);
+    }
+
+    /// Milliseconds since the last lap.
+    fn lap(&mut self, now: Instant) -> f64 {
+        let since = self.began.replace(now);
+        since.map_or(0.0, |since| now.duration_since(since).as_secs_f64() * 1e3)
+    }
+
+    fn send(&self, event: Event) {
+        send(&self.events, event);
+    }
+}
+
+/// Never waits: the channel has room for all events of a request. It may be closed, which
+/// [`Generation::is_cancelled`] sees.
+fn send(events: &mpsc::Sender<Event>, event: Event) {
+    let sent = events.try_send(event);
+    debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))));
+}
+
+/// Whether a token can be chosen: no NaN, no +∞, and not all −∞.
+pub(super) fn is_distribution(logits: &[f32]) -> bool {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, &logit| {
+        // `max` would pass over a NaN.
+        if logit.is_nan() { f32::INFINITY } else { largest.max(logit) }
+    });
+    largest.is_finite()
+}
+
+/// Sizes of the engine that bound a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub vocab_size: usize,
+    pub max_seq_len: usize,
+}
+
+/// Checks everything about a request but the sampling parameters, which their sampler checks.
+pub(super) fn check(request: &Request, sizes: Sizes, has_text: bool) -> Result<(), SubmitError> {
+    check_prompt(&request.prompt, sizes)?;
+    let limit = |field, found, limit| {
+        if found > limit { Err(SubmitError::Limit { field, found, limit }) } else { Ok(()) }
+    };
+    limit("number of stop strings", request.stop.len(), MAX_STOP_STRINGS)?;
+    for stop in &request.stop {
+        limit("length of a stop string in bytes", stop.len(), MAX_STOP_BYTES)?;
+    }
+    limit("logprobs", request.logprobs.unwrap_or(0), sizes.vocab_size)?;
+    if !has_text && request.stop.iter().any(|stop| !stop.is_empty()) {
+        return Err(SubmitError::NoVocabulary { field: "stop" });
+    }
+    Ok(())
+}
+
+/// Checks the tokens of a prompt.
+pub(super) fn check_prompt(prompt: &[u32], sizes: Sizes) -> Result<(), SubmitError> {
+    let Sizes { vocab_size, max_seq_len } = sizes;
+    if prompt.is_empty() {
+        return Err(SubmitError::EmptyPrompt);
+    }
+    if prompt.len() > max_seq_len {
+        return Err(SubmitError::PromptTooLong { tokens: prompt.len(), max_seq_len });
+    }
+    match prompt.iter().position(|&id| id as usize >= vocab_size) {
+        Some(index) => Err(SubmitError::TokenOutOfRange { index, id: prompt[index], vocab_size }),
+        None => Ok(()),
+    }
+}
+
+/// The tokens of the strings that break a DRY sequence, when DRY is on.
+fn breakers(
+    request: &Request,
+    vocabulary: Option<&dyn Vocabulary>,
+) -> Result<Vec<Vec<u32>>, SubmitError> {
+    let field = "dry_sequence_breakers";
+    let params = &request.sampling;
+    if params.dry_multiplier == 0.0 || params.dry_sequence_breakers.is_empty() {
+        return Ok(vec![]);
+    }
+    // Bounds their number and length before each is tokenized.
+    params.validate(usize::MAX)?;
+    let vocabulary = vocabulary.ok_or(SubmitError::NoVocabulary { field })?;
+    let encode = |text: &String| {
+        let untokenizable =
+            |reason| SubmitError::Untokenizable { field, text: text.clone(), reason };
+        vocabulary.encode(text).map_err(untokenizable)
+    };
+    params.dry_sequence_breakers.iter().map(encode).collect()
+}
