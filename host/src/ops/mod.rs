@@ -235,8 +235,13 @@ pub trait Ops: Send + Sync {
     ///
     /// # Errors
     /// `OutOfMemory`, `Device`.
-    fn weight(&self, format: Format, rows: usize, cols: usize, bytes: Bytes)
-    -> Result<Weight, OpsError>;
+    fn weight(
+        &self,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        bytes: Bytes,
+    ) -> Result<Weight, OpsError>;
     /// Takes a parameter vector.
     ///
     /// # Errors
@@ -249,22 +254,43 @@ pub trait Ops: Send + Sync {
     fn kv_pool(&self, spec: &KvSpec) -> Result<KvPool, OpsError>;
 
     /// `out[r] = table[tokens[r]] · scale`. Sets `out`'s rows.
-    fn embed(&self, table: &Weight, tokens: &[u32], scale: f32, out: &mut Tensor)
-    -> Result<(), OpsError>;
+    fn embed(
+        &self,
+        table: &Weight,
+        tokens: &[u32],
+        scale: f32,
+        out: &mut Tensor,
+    ) -> Result<(), OpsError>;
     /// RMS norm of groups of `weight.len()` elements, so of whole rows or of each head:
     /// `out = x · w / sqrt(mean(x²) + eps)`. Sets `out`'s rows.
-    fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32, out: &mut Tensor)
-    -> Result<(), OpsError>;
+    fn rms_norm(
+        &self,
+        x: &Tensor,
+        weight: &Vector,
+        eps: f32,
+        out: &mut Tensor,
+    ) -> Result<(), OpsError>;
     /// The same in place.
     fn rms_norm_in_place(&self, x: &mut Tensor, weight: &Vector, eps: f32) -> Result<(), OpsError>;
     /// `ys[i] = x · ws[i]ᵀ + bias`: several matrices that read the same input. Sets the rows.
     fn linear(&self, ws: &[&Linear], x: &Tensor, ys: &mut [&mut Tensor]) -> Result<(), OpsError>;
     /// Turns each head in place.
-    fn rope(&self, x: &mut Tensor, heads: HeadShape, layout: RopeLayout, rows: &RopeRows)
-    -> Result<(), OpsError>;
+    fn rope(
+        &self,
+        x: &mut Tensor,
+        heads: HeadShape,
+        layout: RopeLayout,
+        rows: &RopeRows,
+    ) -> Result<(), OpsError>;
     /// Stores the keys and values of a batch in the pages of its sequences.
-    fn kv_write(&self, pool: &mut KvPool, layer: usize, k: &Tensor, v: &Tensor, batch: &Batch)
-    -> Result<(), OpsError>;
+    fn kv_write(
+        &self,
+        pool: &mut KvPool,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        batch: &Batch,
+    ) -> Result<(), OpsError>;
     /// Causal attention over the pages of each sequence, `out` [rows, heads · head_dim].
     fn attend(
         &self,
