@@ -28,10 +28,6 @@ pub(crate) enum Storage {
 }
 
 impl Tensor {
-    /// A host tensor of zeros with room for `capacity` rows, all in use.
-    pub(crate) fn host(capacity: usize, cols: usize) -> Self {
-        Self { storage: Storage::Host(vec![0.0; capacity * cols]), rows: capacity, cols, capacity }
-    }
     /// Rows in use.
     pub fn rows(&self) -> usize {
         self.rows
