@@ -44,11 +44,18 @@ pub(crate) fn answer_json(prompt: &[u32], answer: &Answer) -> Value {
     });
     if let Some(logprobs) = &answer.logprobs {
         let entries = answer.tokens.iter().zip(logprobs).map(
-            |(token, chosen)| json!({"token": token, "logprob": chosen.logprob, "top": chosen.top}),
+            |(token, chosen)| let top = chosen.top.iter().map(|(id, logprob)| json!([id, shortest(*logprob)]));
+            let top: Value = top.collect();
+            json!({"token": token, "logprob": shortest(chosen.logprob), "top": top}),
         );
         object["logprobs"] = entries.collect();
     }
     object
+}
+
+/// The shortest decimal that is this F32, not the digits of its F64; `null` when not finite.
+pub(crate) fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 fn finish_reason(reason: &FinishReason) -> &'static str {
@@ -155,6 +162,13 @@ mod tests {
                 {"token": 9, "logprob": -1.0, "top": []},
             ])
         );
+    }
+
+    #[test]
+    fn floats_are_written_short() {
+        for (value, text) in [(0.1f32, "0.1"), (-1e-7, "-1e-7"), (f32::NAN, "null"), (3.0, "3.0")] {
+            assert_eq!(shortest(value).to_string(), text);
+        }
     }
 
     #[test]

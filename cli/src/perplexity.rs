@@ -45,9 +45,7 @@ impl Chunks {
                 "{flag}: the model has no vocabulary to read the text with"
             )));
         };
-        // llama.cpp drops one line end of a prompt file
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let tokens = tokenizer.encode(text, true, false)?;
+        let tokens = tokenizer.encode(&text, true, false)?;
         let bos = if tokenizer.adds_bos() { tokenizer.bos() } else { None };
         Self::cut(&tokens, bos, n_ctx).map_err(|what| {
             CliError::BadArgument(format!("{flag} {}: {what} (see --max-seq-len)", path.display()))
