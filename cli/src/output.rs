@@ -43,11 +43,11 @@ pub(crate) fn answer_json(prompt: &[u32], answer: &Answer) -> Value {
         "timings": timings_json(&answer.timings),
     });
     if let Some(logprobs) = &answer.logprobs {
-        let entries = answer.tokens.iter().zip(logprobs).map(
-            |(token, chosen)| let top = chosen.top.iter().map(|(id, logprob)| json!([id, shortest(*logprob)]));
+        let entries = answer.tokens.iter().zip(logprobs).map(|(token, chosen)| {
+            let top = chosen.top.iter().map(|(id, logprob)| json!([id, shortest(*logprob)]));
             let top: Value = top.collect();
-            json!({"token": token, "logprob": shortest(chosen.logprob), "top": top}),
-        );
+            json!({"token": token, "logprob": shortest(chosen.logprob), "top": top})
+        });
         object["logprobs"] = entries.collect();
     }
     object
@@ -77,9 +77,9 @@ fn timings_json(timings: &Timings) -> Value {
     })
 }
 
-/// Counts a second; `None` when no time passed.
+/// Counts a second; `None` when nothing was counted or no time passed.
 pub(crate) fn per_second(count: usize, ms: f64) -> Option<f64> {
-    (ms > 0.0).then(|| count as f64 * 1e3 / ms)
+    (count > 0 && ms > 0.0).then(|| count as f64 * 1e3 / ms)
 }
 
 /// The line on stderr after an answer.
@@ -185,6 +185,7 @@ mod tests {
     #[test]
     fn no_time_gives_no_rate() {
         assert_eq!(per_second(5, 0.0), None);
+        assert_eq!(per_second(0, 1.0), None);
         assert_eq!(per_second(5, 1000.0), Some(5.0));
         let line = timings_line(&answer(None));
         assert!(line.contains("5 tokens (3 more from the cache), 10.0 ms, 500.0 tok/s"), "{line}");
