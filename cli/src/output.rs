@@ -8,6 +8,14 @@ use serde_json::{Value, json};
 use crate::error::CliError;
 use crate::generate::Answer;
 
+/// Writes a line to stderr. One that nobody can read is lost, which is no reason to stop.
+macro_rules! note {
+    ($($arguments:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arguments)*);
+    }};
+}
+
 /// Writes text and shows it at once.
 ///
 /// # Errors

@@ -174,7 +174,7 @@ pub(crate) fn perplexity(
         total.merge(&chunk_nll);
         chunk_means.push(chunk_nll.mean());
         let (done, all) = (index + 1, text.chunks.len());
-        eprintln!(
+        note!(
             "chunk {done}/{all}: mean nll {:.5}, perplexity so far {:.4}",
             chunk_nll.mean(),
             total.ppl()
