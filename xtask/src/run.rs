@@ -31,11 +31,6 @@ impl Program {
         self.0.args(args);
         self
     }
-    /// Sets a variable of its environment.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.0.env(name, value);
-        self
-    }
     /// Runs it to its end.
     ///
     /// # Errors

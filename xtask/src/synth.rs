@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 use gpu_kernels::formats::Format;
-use host::checkpoint::gguf::Value;
-use host::checkpoint::write::GgufWriter;
+use host::checkpoint::{GgufWriter, Value};
 
 use crate::TaskError;
 

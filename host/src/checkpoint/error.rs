@@ -86,7 +86,7 @@ pub enum CheckpointError {
     },
     /// A mapped file lost bytes that were there when it was opened; what was read since may be
     /// zeros.
-    #[error("{}: the file was truncated while in use; restore it and load the model again", path.display())]
+    #[error("{}: the file was truncated while in use, or its disk failed; restore it and load the model again", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

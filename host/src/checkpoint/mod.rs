@@ -69,6 +69,13 @@ struct Source {
     mapping: Option<Arc<Mapping>>,
 }
 
+/// A file and the tensors in it.
+#[derive(Debug)]
+struct Part {
+    source: Source,
+    entries: Vec<Entry>,
+}
+
 impl Source {
     fn map(path: &Path) -> Result<Self, CheckpointError> {
         let mapping = Mapping::open(path)?;
@@ -87,14 +94,13 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let kind = fs::metadata(path).map_err(CheckpointError::io(path, "open the model"))?;
         let checkpoint = if kind.is_dir() {
-            let (metadata, files) = hf::open(path)?;
-            Self::new(path, Metadata::HuggingFace(metadata), files)
+            let (metadata, parts) = hf::open(path)?;
+            Self::new(path, Metadata::HuggingFace(metadata), parts)
         } else {
             let source = Source::map(path)?;
             refuse_other_containers(&source)?;
             let (metadata, parts) = gguf::open(source)?;
-            let files = parts.into_iter().map(|part| (part.source, part.entries));
-            Self::new(path, Metadata::Gguf(metadata), files)
+            Self::new(path, Metadata::Gguf(metadata), parts)
         };
         // Cut while it was read: what was parsed may be zeros.
         checkpoint.check_intact()?;
@@ -107,8 +113,7 @@ impl Checkpoint {
     /// Like [`Checkpoint::open`]; a part of a split model is refused.
     pub fn from_gguf(path: &Path, bytes: Bytes) -> Result<Self, CheckpointError> {
         let (metadata, parts) = gguf::single(Source::memory(path, bytes))?;
-        let files = parts.into_iter().map(|part| (part.source, part.entries));
-        Ok(Self::new(path, Metadata::Gguf(metadata), files))
+        Ok(Self::new(path, Metadata::Gguf(metadata), parts))
     }
 
     /// Reads a single SafeTensors file from bytes, without the JSON files that belong to a model;
@@ -119,15 +124,12 @@ impl Checkpoint {
     pub fn from_safetensors(path: &Path, bytes: Bytes) -> Result<Self, CheckpointError> {
         let entries = safetensors::parse(path, &bytes)?;
         let metadata = Metadata::HuggingFace(HfMetadata::default());
-        Ok(Self::new(path, metadata, [(Source::memory(path, bytes), entries)]))
+        let part = Part { source: Source::memory(path, bytes), entries };
+        Ok(Self::new(path, metadata, vec![part]))
     }
 
     /// Tensor names must be unique, which the readers have checked.
-    fn new(
-        path: &Path,
-        metadata: Metadata,
-        files: impl IntoIterator<Item = (Source, Vec<Entry>)>,
-    ) -> Self {
+    fn new(path: &Path, metadata: Metadata, parts: Vec<Part>) -> Self {
         let mut this = Self {
             path: path.into(),
             metadata,
@@ -136,7 +138,7 @@ impl Checkpoint {
             index: HashMap::new(),
             files: Vec::new(),
         };
-        for (source, entries) in files {
+        for Part { source, entries } in parts {
             for entry in entries {
                 this.add(entry);
             }

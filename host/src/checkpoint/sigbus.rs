@@ -165,7 +165,7 @@ mod with_signals {
         false
     }
 
-    #[cfg(any(target_os = "linux", target_os = "emscripten"))]
+    #[cfg(target_os = "linux")]
     fn errno_location() -> *mut i32 {
         // SAFETY: returns the address of the calling thread's errno, no conditions.
         unsafe { libc::__errno_location() }

@@ -24,6 +24,8 @@ mod model;
 mod request;
 mod scheduler;
 mod step;
+#[cfg(test)]
+mod testing;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,9 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::LoadError;
-use super::hparams::{Hparams, key};
+use super::hparams::{Hparams, Key, key};
 use crate::layers::rope::{RopeParameters, RopeScaling, RopeSpec, yarn_attention};
 use crate::weights::small_f32;
+
+const ORIGINAL_LEN: Key =
+    Key { gguf: "rope.scaling.original_context_length", hf: "original_max_position_embeddings" };
 
 /// The checkpoint's RoPE, `Half` layout (a family whose files are permuted changes it).
 ///
@@ -85,14 +88,14 @@ fn from_gguf(
     // `rope.scale_linear` is the older spelling of a linear factor.
     let older = number("rope.scale_linear")?;
     let factor = number("rope.scaling.factor")?.or(older).filter(|&f| f != 0.0);
-    let original_len = number("rope.scaling.original_context_length")?;
+    let original_len = h.opt_count(ORIGINAL_LEN)?;
     let (scaling, attention_factor) = gguf_scaling(h, factor)?;
     Ok(RopeParameters {
         scaling,
         theta: f64::from(h.opt_float(key::ROPE_THETA)?.unwrap_or(10_000.0)),
         dims,
         context_len,
-        original_len: original_len.filter(|&n| n >= 1.0).map(|n| n as usize),
+        original_len,
         factor: factor.unwrap_or(1.0),
         attention_factor,
     })
@@ -171,8 +174,7 @@ fn from_config(
     if !(partial > 0.0 && partial <= 1.0) {
         return Err(h.invalid(key::PARTIAL_ROTARY, format!("is {partial}, expected 0 to 1")));
     }
-    const ORIGINAL: &str = "original_max_position_embeddings";
-    let original_len = scaling.number(ORIGINAL)?.or(top.number(ORIGINAL)?);
+    let original_len = scaling.number(ORIGINAL_LEN.hf)?.or(top.number(ORIGINAL_LEN.hf)?);
     Ok(RopeParameters {
         scaling: scaling.scaling()?,
         theta: theta.unwrap_or(10_000.0),

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use gpu_kernels::formats::Format;
 
 use super::describe;
-use crate::checkpoint::gguf::Value;
-use crate::checkpoint::write::GgufWriter;
-use crate::checkpoint::{Bytes, Checkpoint};
+use crate::checkpoint::{Bytes, Checkpoint, GgufWriter, Value};
+
 use crate::engine::LoadProgress;
 use crate::layers::decoder::{BatchLimits, Decoder};
 use crate::ops::cpu::CpuOps;

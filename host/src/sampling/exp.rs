@@ -10,7 +10,8 @@ pub(super) fn exp_nonpositive(x: f32) -> f32 {
     // ln 2 in two parts: `n · LN2_HI` is exact for |n| < 2⁹.
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    // Adding 1.5·2²³ rounds to the nearest whole number, which is then in the low bits.
+    // Adding 1.5·2²³ rounds to the nearest whole number, which is then in the low bits: a cast to integer would
+    // have to saturate, and so would not vectorise.
     const ROUND: f32 = 12_582_912.0;
 
     let bounded = if x > -87.0 { x } else { -87.0 };
@@ -20,7 +21,8 @@ pub(super) fn exp_nonpositive(x: f32) -> f32 {
     let high = (1.0 / 5040.0 * r + 1.0 / 720.0) * r + 1.0 / 120.0;
     let poly = (((high * r + 1.0 / 24.0) * r + 1.0 / 6.0) * r + 0.5) * r * r + r + 1.0;
     // The exponent field of 2ⁿ; n ≥ −126, so it is a normal number.
-    let power = f32::from_bits((n as i32 + 127).cast_unsigned() << 23);
+    let power =
+        f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     if x > -87.0 { poly * power } else { 0.0 }
 }
 

@@ -5,7 +5,7 @@ use super::top_k;
 
 /// Log-probability of `chosen`, and the `n` best tokens with theirs, best first; equal ones by lowest id.
 ///
-/// `logits` [vocab_size] as the model gave them, without NaN and not all −∞ ([`super::Sampler::sample`] refuses
+/// `logits` \[vocab_size\] as the model gave them, without NaN and not all −∞ ([`super::Sampler::sample`] refuses
 /// others); an excluded token is never among the best. The sum is taken in f64.
 ///
 /// # Panics

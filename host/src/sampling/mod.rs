@@ -2,8 +2,8 @@
 //!
 //! [`Sampler`] is the state of one request: its chain, the tokens so far and its random numbers, so that a seeded
 //! request gives the same tokens alone or in a batch. The chain is chosen once, from [`SamplingParams`]: first come
-//! the samplers that change logits, then top-k gathers [`Candidates`](candidates::Candidates), then the samplers
-//! that narrow these, and last the draw. A sampler is a file here and a row in [`ADJUSTERS`] or [`NARROWERS`].
+//! the samplers that change logits, then top-k gathers `Candidates`, then the samplers
+//! that narrow these, and last the draw. A sampler is a file here and a row in `ADJUSTERS` or `NARROWERS`.
 //!
 //! It does not know the tokenizer (sequence breakers come as tokens), the model, or the clock.
 
@@ -37,7 +37,7 @@ pub use params::{SamplingError, SamplingParams};
 
 /// Changes the logits of all tokens.
 trait Adjuster: Debug + Send {
-    /// `logits` [vocab_size]; `history` holds prompt and answer so far.
+    /// `logits` \[vocab_size\]; `history` holds prompt and answer so far.
     fn adjust(&mut self, logits: &mut [f32], history: &[u32]);
     /// Told of every token, prompt included, when it is the last of `history`.
     fn accept(&mut self, _history: &[u32]) {}
@@ -124,10 +124,10 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Chooses a token. `logits` [vocab_size] are used as scratch.
+    /// Chooses a token. `logits` \[vocab_size\] are used as scratch.
     ///
-    /// −∞ excludes a token; +∞ excludes all that have less. Equally good tokens rank by lowest id. Nothing is
-    /// allocated after the first call.
+    /// −∞ excludes a token; +∞ excludes all that have less. Equally good tokens rank by lowest id. After the first
+    /// call only what grows with the history is allocated, by doubling.
     ///
     /// # Errors
     /// [`SamplingError::NonFinite`] for a NaN or when every token is excluded, [`SamplingError::LogitCount`] for

@@ -628,6 +628,71 @@ fn hostile_settings_are_refused_by_name() {
 }
 
 #[test]
+fn any_valid_settings_choose_a_token_that_was_not_excluded() {
+    let mut rng = Rng::new(99);
+    let mut chosen = 0;
+    for round in 0..3000 {
+        let mut unit = || rng.unit() as f32;
+        // Often one of the ends, where formulas break.
+        let mut within = |min: f32, max: f32| match (unit() * 5.0) as u32 {
+            0 => min,
+            1 => max,
+            _ => min + (max - min) * unit(),
+        };
+        let params = SamplingParams {
+            temperature: within(0.0, 2.0),
+            dynatemp_range: within(0.0, 2.0),
+            dynatemp_exponent: within(0.0, 100.0),
+            top_k: within(0.0, 40.0) as u32,
+            top_p: within(0.0, 1.0),
+            min_p: within(0.0, 1.0),
+            typical_p: within(0.0, 1.0),
+            top_n_sigma: within(-1.0, 3.0),
+            xtc_probability: within(0.0, 1.0),
+            xtc_threshold: within(0.0, 1.0),
+            min_keep: within(0.0, 5.0) as u32,
+            repeat_penalty: within(0.01, 100.0),
+            frequency_penalty: within(-100.0, 100.0),
+            presence_penalty: within(-100.0, 100.0),
+            repeat_last_n: within(0.0, 20.0) as u32,
+            dry_multiplier: within(0.0, 100.0),
+            dry_base: within(1.0, 100.0),
+            dry_allowed_length: within(0.0, 4.0) as u32,
+            dry_penalty_last_n: within(0.0, 20.0) as u32,
+            mirostat: 2 * (within(0.0, 1.2) as u32),
+            mirostat_tau: within(0.0, 100.0),
+            mirostat_eta: within(0.0, 10.0),
+            logit_bias: vec![(0, within(-1e6, 1e6))],
+            seed: Some(round),
+            ..Default::default()
+        };
+        let vocab_size = 1 + within(0.0, 300.0) as usize;
+        let spread = [1e-3, 1.0, 30.0, 1e30][round as usize % 4];
+        let logits: Vec<f32> = (0..vocab_size)
+            .map(|_| match within(0.0, 10.0) {
+                x if x < 1.0 => f32::NEG_INFINITY,
+                x => spread * (x - 5.0),
+            })
+            .collect();
+        let mut sampler = sampler(params.clone(), &[0, 1, 0, 1, 0], vocab_size);
+        for _ in 0..8 {
+            match sampler.sample(&mut logits.clone()) {
+                Ok(token) => {
+                    assert!(logits[token as usize] > f32::NEG_INFINITY, "{params:?} {logits:?}");
+                    sampler.accept(token);
+                    chosen += 1;
+                }
+                Err(error) => {
+                    let none = logits.iter().all(|&x| x == f32::NEG_INFINITY);
+                    assert!(none && error == SamplingError::NonFinite, "{params:?} {logits:?}");
+                }
+            }
+        }
+    }
+    assert!(chosen > 20_000, "{chosen}");
+}
+
+#[test]
 fn top_k_equals_a_full_sort() {
     for (vocab_size, seed) in [(1, 1), (63, 2), (64, 3), (65, 4), (1000, 5), (5000, 6)] {
         let mut logits = model_like(vocab_size, seed);
@@ -681,6 +746,38 @@ fn top_p_equals_the_plain_definition() {
             top_p::make(&setup).unwrap().narrow(&mut candidates, &mut Rng::new(0));
             let found: Vec<_> = candidates.items.iter().map(|c| c.id).collect();
             assert_eq!(found, expected, "{p} of {vocab_size}");
+        }
+    }
+}
+
+#[test]
+fn typical_p_agrees_with_the_plain_definition() {
+    for (vocab_size, seed) in [(1, 1), (50, 2), (255, 3), (257, 4), (5000, 5)] {
+        // Flattened, so that thousands are needed too.
+        let logits: Vec<f32> = model_like(vocab_size, seed).iter().map(|x| 0.2 * x).collect();
+        let probs = softmax(logits.iter().map(|&x| f64::from(x)));
+        let entropy: f64 = probs.iter().map(|p| -p * p.ln()).sum();
+        let distance = |i: &usize| (-probs[*i].ln() - entropy).abs();
+        let mut order: Vec<_> = (0..vocab_size).collect();
+        order.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
+        for p in [0.0f32, 0.05, 0.5, 0.9, 0.999] {
+            let mut sum = 0.0;
+            let reached = |i: &usize| {
+                sum += probs[*i];
+                sum > f64::from(p)
+            };
+            let needed = order.iter().position(reached).map_or(vocab_size, |last| last + 1);
+            let params = SamplingParams { typical_p: p, ..Default::default() };
+            let setup = Setup { params: &params, vocab_size, breakers: &[] };
+            let mut candidates = Candidates::default();
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            candidates.gather(&logits, max);
+            typical_p::make(&setup).unwrap().narrow(&mut candidates, &mut Rng::new(0));
+            let found: Vec<_> = candidates.items.iter().map(|c| c.id as usize).collect();
+            // Distances that differ by less than an f32 rounding may change places at the edge.
+            assert!(found.len().abs_diff(needed) <= 1, "{p} of {vocab_size}");
+            let edge = distance(&order[needed - 1]);
+            assert!(found.iter().all(|i| distance(i) <= edge + 1e-5), "{p} of {vocab_size}");
         }
     }
 }

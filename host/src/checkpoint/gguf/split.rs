@@ -8,18 +8,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::{GgufMetadata, parse};
-use crate::checkpoint::{CheckpointError, Entry, Source};
+use crate::checkpoint::{CheckpointError, Part, Source};
 
 const NO: &str = "split.no";
 const COUNT: &str = "split.count";
 const TENSORS: &str = "split.tensors.count";
-
-/// One file of a model and the tensors in it.
-#[derive(Debug)]
-pub(in crate::checkpoint) struct Part {
-    pub(in crate::checkpoint) source: Source,
-    pub(in crate::checkpoint) entries: Vec<Entry>,
-}
 
 /// Which part of a split model a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

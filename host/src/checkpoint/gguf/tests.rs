@@ -370,7 +370,7 @@ fn a_model_cut_while_open_reads_as_zeros_and_reports_it() {
     assert_eq!(checkpoint.damaged(), Some(path.as_path()));
     let error = checkpoint.check_intact().unwrap_err().to_string();
     assert!(error.ends_with(
-        "cut.gguf: the file was truncated while in use; restore it and load the model again"
+        "cut.gguf: the file was truncated while in use, or its disk failed; restore it and load the model again"
     ));
 }
 

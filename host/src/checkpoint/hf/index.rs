@@ -10,13 +10,13 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::{Entry, Source, read_json, safetensors};
+use super::{Part, Source, read_json, safetensors};
 use crate::checkpoint::CheckpointError;
 
 const NAME: &str = "model.safetensors.index.json";
 
 /// Opens the files that the index of `directory` names, in the order of their names.
-pub(super) fn open(directory: &Path) -> Result<Vec<(Source, Vec<Entry>)>, CheckpointError> {
+pub(super) fn open(directory: &Path) -> Result<Vec<Part>, CheckpointError> {
     let path = directory.join(NAME);
     if !path.exists() {
         let problem = format!("has neither model.safetensors nor {NAME}");
@@ -30,26 +30,26 @@ pub(super) fn open(directory: &Path) -> Result<Vec<(Source, Vec<Entry>)>, Checkp
     if by_file.is_empty() {
         return Err(CheckpointError::key(&path, "weight_map", "names no tensor"));
     }
-    let mut files = Vec::with_capacity(by_file.len());
+    let mut parts: Vec<Part> = Vec::with_capacity(by_file.len());
     let mut homes: HashMap<String, usize> = HashMap::new();
     for (file, tensors) in &by_file {
         let source = shard(directory, &path, file, &tensors[0])?;
         let entries = safetensors::parse(&source.path, &source.bytes)?;
         for entry in &entries {
-            if let Some(earlier) = homes.insert(entry.name.clone(), files.len()) {
-                let (earlier, _): &(Source, Vec<Entry>) = &files[earlier];
-                let problem = format!("is in {} too, expected once", earlier.path.display());
+            if let Some(earlier) = homes.insert(entry.name.clone(), parts.len()) {
+                let earlier = parts[earlier].source.path.display();
+                let problem = format!("is in {earlier} too, expected once");
                 return Err(CheckpointError::tensor(&source.path, &entry.name, problem));
             }
         }
-        let absent = tensors.iter().find(|&tensor| homes.get(tensor) != Some(&files.len()));
+        let absent = tensors.iter().find(|&tensor| homes.get(tensor) != Some(&parts.len()));
         if let Some(tensor) = absent {
             let problem = format!("is in {file:?} by the index, but not in that file");
             return Err(CheckpointError::tensor(&path, tensor, problem));
         }
-        files.push((source, entries));
+        parts.push(Part { source, entries });
     }
-    Ok(files)
+    Ok(parts)
 }
 
 /// Maps a file the index names for `tensor`: a file of the same directory and nothing else.

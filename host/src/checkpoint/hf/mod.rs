@@ -14,27 +14,25 @@ use serde_json::{Map, Value};
 
 pub use self::metadata::HfMetadata;
 use super::map::regular_file;
-use super::{CheckpointError, Entry, Source, safetensors};
+use super::{CheckpointError, Part, Source, safetensors};
 
 /// Largest JSON file read whole. Real ones stay below 10 MB, but each of its bytes can cost
 /// thirty once parsed.
 const MAX_JSON_BYTES: u64 = 64 << 20;
 
 /// Opens a directory: its metadata, and each SafeTensors file with its tensors.
-pub(super) fn open(
-    directory: &Path,
-) -> Result<(HfMetadata, Vec<(Source, Vec<Entry>)>), CheckpointError> {
+pub(super) fn open(directory: &Path) -> Result<(HfMetadata, Vec<Part>), CheckpointError> {
     let metadata = HfMetadata::read_from(directory)?;
     refuse_quantized(directory, &metadata)?;
     let whole = directory.join("model.safetensors");
-    let files = if whole.exists() {
+    let parts = if whole.exists() {
         let source = Source::map(&whole)?;
         let entries = safetensors::parse(&source.path, &source.bytes)?;
-        vec![(source, entries)]
+        vec![Part { source, entries }]
     } else {
         index::open(directory)?
     };
-    Ok((metadata, files))
+    Ok((metadata, parts))
 }
 
 /// Refuses a checkpoint that says its weights are quantized, by the name it gives.

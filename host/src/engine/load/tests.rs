@@ -1,1 +1,3 @@
+//! Options that are refused before a file is opened.
 
+use super::*;

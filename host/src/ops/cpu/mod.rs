@@ -12,10 +12,14 @@ mod float;
 mod kv;
 mod norm;
 mod pool;
+mod quant;
 mod rope;
 mod simd;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use gpu_kernels::formats::Format;
 
@@ -23,6 +27,7 @@ pub use self::kv::KvStorage;
 
 use self::disjoint::Disjoint;
 use self::pool::Pool;
+use self::quant::activations::Activations;
 use self::simd::Level;
 use super::{
     Activation, AttendSpec, Batch, HeadShape, KvPool, KvSpec, Linear, Ops, OpsError, RopeLayout,
@@ -40,12 +45,23 @@ pub struct CpuOps {
     pool: Pool,
     level: Level,
     exact: bool,
+    /// The input of a product as 8-bit integers, kept to be filled again.
+    activations: Mutex<Activations>,
 }
 
 impl CpuOps {
     /// A backend with `threads` threads (0: one a core). `exact` keeps activations F32.
     pub fn new(threads: usize, exact: bool) -> Self {
-        Self { pool: Pool::new(threads), level: Level::detect(), exact }
+        Self::with_level(threads, exact, Level::detect())
+    }
+
+    fn with_level(threads: usize, exact: bool, level: Level) -> Self {
+        Self { pool: Pool::new(threads), level, exact, activations: Mutex::default() }
+    }
+
+    /// Whether a product is computed on 8-bit activations.
+    fn quantizes(&self, w: &Linear) -> bool {
+        !self.exact && w.weight.format.block_len() > 1
     }
 
     /// Calls `body` with the parts of `0..rows` whose rows hold `width` elements.
@@ -53,6 +69,17 @@ impl CpuOps {
         let parts = if rows * width < PARALLEL_ELEMENTS { 1 } else { 4 * self.pool.threads() };
         let step = rows.div_ceil(parts).max(1);
         self.pool.run(rows.div_ceil(step), |i| body(i * step..((i + 1) * step).min(rows)));
+    }
+
+    /// Makes 8-bit integers of the rows of `x`.
+    fn quantize(&self, x: &Tensor, out: &mut Activations) {
+        out.resize(x.rows, x.cols);
+        let writer = out.writer();
+        self.over_rows(x.rows, x.cols, |rows| {
+            let values = &x.host_rows()[rows.start * x.cols..rows.end * x.cols];
+            // SAFETY: `over_rows` calls with disjoint ranges of rows.
+            unsafe { writer.rows(self.level, rows.start, values) };
+        });
     }
 
     /// Calls `body` with pieces of `x` and the elements they start at; pieces hold whole rows.
@@ -203,9 +230,17 @@ impl Ops for CpuOps {
                 (0..rows).step_by(step).map(move |r| (i, r..(r + step).min(rows)))
             })
             .collect();
+        let mut quantized = self.activations.lock().unwrap_or_else(PoisonError::into_inner);
+        if ws.iter().any(|w| self.quantizes(w)) {
+            self.quantize(x, &mut quantized);
+        }
         self.pool.run(chunks.len(), |chunk| {
             let (matrix, rows) = &chunks[chunk];
-            float::linear(self.level, ws[*matrix], x.host_rows(), rows.clone(), &outputs[*matrix]);
+            let (w, y) = (ws[*matrix], &outputs[*matrix]);
+            match self.quantizes(w) {
+                true => quant::linear(self.level, w, &quantized, rows.clone(), y),
+                false => float::linear(self.level, w, x.host_rows(), rows.clone(), y),
+            }
         });
         Ok(())
     }

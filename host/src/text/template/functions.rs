@@ -5,9 +5,9 @@ use std::fmt;
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
 
-use super::limits::VALUE_DEPTH;
+use super::limits::{VALUE_DEPTH, VALUE_ITEMS};
 use super::python::{self, JsonLayout};
-use super::{markup, methods, prepare, too_deep};
+use super::{TemplateLimit, markup, methods, prepare, too_deep};
 
 /// What a template said through `raise_exception`.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     *environment = Environment::new();
     // It prints the engine's state, and Jinja has no such function.
     environment.remove_global("debug");
+    for filter in ["zip", "chain", "pprint"] {
+        environment.remove_filter(filter); // the engine's own, or unlike those of Jinja
+    }
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_formatter(print);
     environment.set_unknown_method_callback(methods::call);
@@ -37,6 +40,32 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.add_filter("trim", trim);
     environment.add_filter(prepare::ITERATED, iterated);
     environment.add_filter(prepare::KEPT, |state: &State, value: &Value| kept(state, value, 0));
+    // What else makes a level of nesting.
+    environment.add_filter("__batch", minijinja::filters::batch);
+    environment.add_filter("__slice", minijinja::filters::slice);
+    environment.add_filter("__groupby", minijinja::filters::groupby);
+    environment.add_filter("batch", |state: &mut State, args: Rest<ValueOrKwargs>| {
+        measured_filter(state, "__batch", args)
+    });
+    environment.add_filter("slice", |state: &mut State, args: Rest<ValueOrKwargs>| {
+        measured_filter(state, "__slice", args)
+    });
+    environment.add_filter("groupby", |state: &mut State, args: Rest<ValueOrKwargs>| {
+        measured_filter(state, "__groupby", args)
+    });
+    environment.add_function("dict", |state: &mut State, value: Option<Value>, items: Kwargs| {
+        measured(state, minijinja::functions::dict(value, items)?)
+    });
+    environment.add_function("namespace", |state: &mut State, defaults: Option<ValueOrKwargs>| {
+        if let Some(defaults) = &defaults {
+            let mut values = Vec::new();
+            for key in defaults.try_iter()?.checked() {
+                values.push(defaults.get_item(&key?)?);
+            }
+            measured(state, Value::from(values))?;
+        }
+        minijinja::functions::namespace(defaults)
+    });
     environment.add_filter(prepare::ADDED, markup::add);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
@@ -144,6 +173,75 @@ fn iterated(value: &Value) -> Result<Value, Error> {
     Ok(value.clone())
 }
 
+/// Has a list, mapping or tuple that was just made measured, for a conversation of `input_items`
+/// values: with all levels counted each time that they occur, it may hold little more than that. So
+/// nothing exists that takes long to print, compare or sort.
+pub(super) fn measure_values(environment: &mut Environment<'_>, input_items: usize) {
+    let most = VALUE_ITEMS + input_items;
+    environment.add_filter(prepare::MEASURED, move |state: &State, value: &Value| {
+        let mut items = 0;
+        measure(state, value, 0, &mut items, most)?;
+        Ok::<_, Error>(value.clone())
+    });
+}
+
+fn measured(state: &mut State, value: Value) -> Result<Value, Error> {
+    state.apply_filter(prepare::MEASURED, &[value])
+}
+
+/// Items that one step of fuel pays for.
+const ITEMS_PER_STEP: usize = 8;
+
+fn measure(
+    state: &State,
+    value: &Value,
+    depth: usize,
+    items: &mut usize,
+    most: usize,
+) -> Result<(), Error> {
+    if depth > VALUE_DEPTH {
+        return Err(too_deep());
+    }
+    *items += 1;
+    if *items > most {
+        let limit = TemplateLimit::ValueItems { limit: most };
+        let error = Error::new(ErrorKind::InvalidOperation, limit.to_string());
+        return Err(error.with_source(limit));
+    }
+    if items.is_multiple_of(ITEMS_PER_STEP) {
+        state.consume_fuel(1)?;
+    }
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => {
+            for item in value.try_iter()?.checked() {
+                measure(state, &item?, depth + 1, items, most)?;
+            }
+        }
+        ValueKind::Map => {
+            for key in value.try_iter()?.checked() {
+                measure(state, &value.get_item(&key?)?, depth + 1, items, most)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn measured_filter(
+    state: &mut State,
+    filter: &str,
+    args: Rest<ValueOrKwargs>,
+) -> Result<Value, Error> {
+    let args = args.into_values();
+    if let Some(value) = args.first() {
+        measured(state, value.clone())?; // grouping sorts without paying
+    }
+    let value = state.apply_filter(filter, &args)?;
+    measured(state, value)
+}
+
+const NOT_DATA: &str = "a namespace can hold only plain data (text, numbers, lists, mappings)";
+
 /// What may be kept in a namespace: plain data of bounded depth.
 ///
 /// A namespace outlives a round of a loop, so this is where a template could nest a value without
@@ -163,23 +261,25 @@ fn kept(state: &State, value: &Value, depth: usize) -> Result<Value, Error> {
             Ok(if value.is_tuple() { value.clone() } else { Value::from(items) })
         }
         ValueKind::Map => {
-            if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
-                let reason = "a namespace cannot be kept in a namespace";
-                return Err(Error::new(ErrorKind::InvalidOperation, reason));
+            // The engine's own objects look like mappings: namespaces, macros, loops.
+            let type_name = value.as_object().map_or("", |object| object.type_name());
+            if type_name.ends_with("::Namespace") || type_name.starts_with("minijinja::vm::") {
+                return Err(Error::new(ErrorKind::InvalidOperation, NOT_DATA));
             }
             let mut pairs = Vec::new();
             for key in value.try_iter()?.checked() {
                 state.consume_fuel(2)?;
                 let key = key?;
+                if key.as_object().is_some() {
+                    let reason = "a mapping that is kept in a namespace has a key that is no text";
+                    return Err(Error::new(ErrorKind::InvalidOperation, reason));
+                }
                 let item = kept(state, &value.get_item(&key)?, depth + 1)?;
                 pairs.push((key, item));
             }
             Ok(Value::from_pairs(pairs))
         }
-        ValueKind::Plain => Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "a namespace can hold only plain data (text, numbers, lists, mappings)",
-        )),
+        ValueKind::Plain => Err(Error::new(ErrorKind::InvalidOperation, NOT_DATA)),
         _ => Ok(value.clone()),
     }
 }

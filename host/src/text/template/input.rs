@@ -11,34 +11,55 @@ use super::{ChatInput, TemplateError, TemplateLimit, limit_at};
 const RESERVED: [&str; 5] =
     ["messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"];
 
-/// Bytes of text in the conversation, and a few for every value: what work is measured by.
+/// How large a conversation is: what the work of rendering it is measured by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Of text, and a few for every value.
+    pub(super) bytes: usize,
+    /// Values of all levels.
+    pub(super) items: usize,
+}
+
+/// The size of messages, tools and further variables.
 ///
 /// # Errors
 /// The limit of nesting.
-pub(super) fn size_bytes(input: &ChatInput) -> Result<usize, TemplateError> {
+pub(super) fn size(input: &ChatInput) -> Result<Size, TemplateError> {
+    let mut size = Size::default();
     let lists = input.messages.iter().chain(input.tools.iter().flatten());
-    lists
-        .chain(input.extra.values())
-        .try_fold(0usize, |sum, value| Ok(sum.saturating_add(value_bytes(value, 0)?)))
-}
-
-fn value_bytes(value: &Json, depth: usize) -> Result<usize, TemplateError> {
-    if depth > VALUE_DEPTH {
-        return Err(limit_at(None, TemplateLimit::ValueDepth { limit: VALUE_DEPTH }));
+    for value in lists.chain(input.extra.values()) {
+        size.add(value, 0)?;
     }
-    let inner = |value: &Json| value_bytes(value, depth + 1);
-    let below = match value {
-        Json::String(text) => text.len(),
-        Json::Array(items) => items.iter().try_fold(0, |sum, item| Ok(sum + inner(item)?))?,
-        Json::Object(map) => {
-            map.iter().try_fold(0, |sum, (key, item)| Ok(sum + key.len() + inner(item)?))?
-        }
-        _ => 0,
-    };
-    Ok(below + 8)
+    Ok(size)
 }
 
-/// The variables of a rendering. Call after [`size_bytes`], which bounds the recursion here.
+impl Size {
+    fn add(&mut self, value: &Json, depth: usize) -> Result<(), TemplateError> {
+        if depth > VALUE_DEPTH {
+            return Err(limit_at(None, TemplateLimit::ValueDepth { limit: VALUE_DEPTH }));
+        }
+        self.items += 1;
+        self.bytes += 8;
+        match value {
+            Json::String(text) => self.bytes += text.len(),
+            Json::Array(items) => {
+                for item in items {
+                    self.add(item, depth + 1)?;
+                }
+            }
+            Json::Object(map) => {
+                for (key, item) in map {
+                    self.bytes += key.len();
+                    self.add(item, depth + 1)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The variables of a rendering. Call after [`size`], which bounds the recursion here.
 ///
 /// # Errors
 /// A variable of `extra` that is set by the conversation.

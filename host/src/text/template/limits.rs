@@ -20,8 +20,11 @@ pub const BRANCHES: usize = 1024;
 pub const RECURSION: usize = 300;
 /// Deepest nesting of lists and mappings that come in, are kept in a namespace, or are printed.
 pub const VALUE_DEPTH: usize = 128;
-/// Steps of a rendering, whatever the conversation. The published templates take at most 10,000.
-pub const RENDER_FUEL: u64 = 500_000;
+/// Most values in a list, mapping or tuple that a template writes out, over those of the
+/// conversation; what is held twice counts twice.
+pub const VALUE_ITEMS: usize = 512;
+/// Steps of a rendering, whatever the conversation.
+pub const RENDER_FUEL: u64 = 200_000;
 /// Steps for every byte of the conversation: each may be copied, trimmed and joined about 64 times.
 pub const FUEL_PER_INPUT_BYTE: u64 = 1;
 /// Largest prompt, in bytes, whatever the conversation.

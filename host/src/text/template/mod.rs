@@ -19,6 +19,8 @@ mod python;
 mod strftime;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::io;
@@ -127,6 +129,12 @@ pub enum TemplateLimit {
         /// The most allowed for this conversation.
         limit: usize,
     },
+    /// Size of a list, mapping or tuple that the template writes out.
+    #[error("a list or mapping holds more than the limit of {limit} values, all levels counted")]
+    ValueItems {
+        /// The most allowed for this conversation.
+        limit: usize,
+    },
     /// Nesting of lists and mappings, in the conversation or in what the template builds.
     #[error("lists or mappings are nested deeper than the limit of {limit}")]
     ValueDepth {
@@ -171,6 +179,7 @@ impl ChatTemplate {
         let environment = on_deep_stack(limits::COMPILE_STACK_BYTES, || {
             let mut environment = Environment::empty();
             functions::install(&mut environment);
+            functions::measure_values(&mut environment, 0); // known now, replaced when rendering
             environment.set_syntax(syntax()?);
             environment.set_recursion_limit(limits::RECURSION);
             environment.set_debug(false);
@@ -206,11 +215,12 @@ impl ChatTemplate {
     /// `Refused` with the template's own message, `Failed` where an operation fails, the `Limit`
     /// that it ran into, or `Reserved` when `input.extra` names a variable of the conversation.
     pub fn render(&self, input: &ChatInput) -> Result<String, TemplateError> {
-        let input_bytes = input::size_bytes(input)?;
+        let input::Size { bytes: input_bytes, items: input_items } = input::size(input)?;
         let fuel = render_fuel(input_bytes);
         let limit = OUTPUT_BYTES.saturating_add(OUTPUT_PER_INPUT_BYTE.saturating_mul(input_bytes));
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
+        functions::measure_values(&mut environment, input_items);
         on_deep_stack(render_stack_bytes(fuel), || {
             let context = input::context(input, &self.bos, &self.eos)?;
             let template = environment.get_template(NAME).map_err(|e| explain(&e, fuel))?;

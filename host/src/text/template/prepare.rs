@@ -5,6 +5,8 @@
 //! - `{% generation %}` marks assistant text for training; here it is only a scope (`{% with %}`).
 //! - `{% for x in y %}` and `{% set ns.x = y %}` pass `y` through a check: Python cannot iterate
 //!   none, and a namespace may not hold itself or grow deeper with every round of a loop.
+//! - `[a]`, `{'k': a}` and `(a, b)` are measured when they are made: a list may hold another twice,
+//!   that one another twice, and so on, until printing or comparing it would never end.
 //! - `a + b` in a tag with `|safe` goes through a filter: Python escapes what is added to safe text.
 //!
 //! Line breaks stay where they are, so that errors name the line of the original.
@@ -19,6 +21,8 @@ use super::{TemplateError, TemplateLimit, explain, limit_at};
 pub(super) const ITERATED: &str = "__iterated";
 /// Filter behind every value that goes into a namespace.
 pub(super) const KEPT: &str = "__kept";
+/// Filter behind every list, mapping and tuple that is written out.
+pub(super) const MEASURED: &str = "__measured";
 /// Filter instead of `+` where safe text may be added to.
 pub(super) const ADDED: &str = "__added";
 
@@ -37,6 +41,7 @@ pub(super) fn prepare(source: &str, syntax: &SyntaxConfig) -> Result<String, Tem
             Token::TemplateData(_) => {}
             Token::BlockStart | Token::VariableStart => tag.clear(),
             Token::VariableEnd => {
+                edits.literals(&tag);
                 edits.additions(&tag);
                 tag.clear();
             }
@@ -66,6 +71,7 @@ impl Edits {
     /// Looks at the tokens between `{%` and `%}`.
     fn statement(&mut self, tag: &[(Token<'_>, Span)]) {
         let Some((Token::Ident(keyword), span)) = tag.first() else { return };
+        self.literals(tag);
         self.additions(&tag[1..]);
         match *keyword {
             "generation" if tag.len() == 1 => self.replace(*span, "with"),
@@ -76,6 +82,10 @@ impl Edits {
                     && tag[..at].iter().any(|(token, _)| matches!(token, Token::Dot))
                 {
                     self.wrap(&tag[at + 1..], KEPT);
+                } else if let Some(at) = assign
+                    && top_level(&tag[at + 1..], |token| matches!(token, Token::Comma)).is_some()
+                {
+                    self.wrap(&tag[at + 1..], MEASURED);
                 }
             }
             "for" => {
@@ -105,6 +115,50 @@ impl Edits {
         let (start, end) = (first.start_offset as usize, last.end_offset as usize);
         self.0.push((start, start, "(".into()));
         self.0.push((end, end, format!(")|{filter}")));
+    }
+
+    /// `[a, b]` → `([a, b]|__measured)`, mappings and tuples likewise.
+    fn literals(&mut self, tag: &[(Token<'_>, Span)]) {
+        if !balanced(tag) {
+            return;
+        }
+        let mut open = Vec::new();
+        for (index, (token, span)) in tag.iter().enumerate() {
+            let after_operand = index > 0 && ends_operand(&tag[index - 1].0);
+            match token {
+                Token::BracketOpen => open.push((span, !after_operand)),
+                Token::BraceOpen => open.push((span, true)),
+                // A tuple only once there is a comma.
+                Token::ParenOpen => open.push((span, false)),
+                Token::Comma => {
+                    if let Some((start, literal)) = open.last_mut() {
+                        let at = tag[..index].iter().rposition(|(_, span)| span == *start);
+                        *literal |= at.is_some_and(|at| {
+                            matches!(tag[at].0, Token::ParenOpen)
+                                && !(at > 0 && ends_operand(&tag[at - 1].0))
+                        });
+                    }
+                }
+                Token::BracketClose | Token::BraceClose | Token::ParenClose => {
+                    let Some((start, literal)) = open.pop() else { return };
+                    // `(a, b) =` and `(a, b) in` of a loop are targets.
+                    let is_target = match tag.get(index + 1) {
+                        Some((Token::Assign, _)) => true,
+                        Some((Token::Ident("in"), _)) => {
+                            matches!(tag[0].0, Token::Ident("for"))
+                                && !tag[..index].iter().any(is_in)
+                        }
+                        _ => false,
+                    };
+                    if literal && !is_target {
+                        let (start, end) = (start.start_offset as usize, span.end_offset as usize);
+                        self.0.push((start, start, "(".into()));
+                        self.0.push((end, end, format!("|{MEASURED})")));
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// `a + b + c` → `(a)|__added(b)|__added(c)`, where the tag makes safe text at all.
@@ -182,10 +236,17 @@ impl Sum {
     }
 }
 
-/// Whether a `+` after this token adds, rather than being a sign.
+fn is_in((token, _): &(Token<'_>, Span)) -> bool {
+    matches!(token, Token::Ident("in"))
+}
+
+/// Whether an operand ends here: a `+` after it adds, rather than being a sign, and a bracket after
+/// it is an index or a call.
 fn ends_operand(token: &Token<'_>) -> bool {
     match token {
-        Token::Ident(name) => !matches!(*name, "if" | "else" | "and" | "or" | "not" | "in"),
+        Token::Ident(name) => {
+            !matches!(*name, "if" | "elif" | "else" | "and" | "or" | "not" | "in")
+        }
         Token::Str(_) | Token::String(_) | Token::Int(_) | Token::Int128(_) | Token::Float(_) => {
             true
         }

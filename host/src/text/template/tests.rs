@@ -183,7 +183,7 @@ fn built_in_templates_drop_reasoning_and_refuse_what_they_cannot_say() {
     assert!(ChatTemplate::builtin("auto", "", "").is_none());
 }
 
-/// Each right side is what CPython 3.12 with Jinja 3.1 prints in the environment of transformers.
+/// Each right side is what CPython 3.11 with Jinja 3.1.6 prints in the environment of transformers.
 #[test]
 fn values_print_as_in_python() {
     let extra = json!({
@@ -228,7 +228,7 @@ fn values_print_as_in_python() {
     }
 }
 
-/// Each right side is what CPython 3.12 with Jinja 3.1 prints in the environment of transformers.
+/// Each right side is what CPython 3.11 with Jinja 3.1.6 prints in the environment of transformers.
 #[test]
 fn text_methods_and_slices_are_those_of_python() {
     for (source, expected) in [

@@ -64,7 +64,7 @@ pub(super) fn find<'a>(
     let gemma4 = has("<|tool_response>");
     for (id, text) in tokens {
         if gemma4 && text == "</s>" {
-            // A token of HTML there, not an end.
+            // A piece of HTML there, not an end.
             ends.retain(|end| *end != id);
         } else if ends.contains(&id) || text == "<|end|>" {
             set_control(kinds, id);

@@ -5,21 +5,31 @@ use crate::checkpoint::{CheckpointError, GgufMetadata};
 use super::source::{TokenKind, VocabSource};
 use super::{Tokenizer, TokenizerError};
 
+const MODEL: &str = "tokenizer.ggml.model";
+
 /// The tokenizer of a GGUF file; `None` when it says that it has none, or names none.
 pub(super) fn load(metadata: &GgufMetadata) -> Result<Option<Tokenizer>, TokenizerError> {
-    match metadata.str("tokenizer.ggml.model")? {
+    match metadata.str(MODEL)? {
         None | Some("no_vocab" | "none") => Ok(None),
         Some(_) => Ok(Some(read(metadata)?.build()?)),
     }
 }
 
-fn read(metadata: &GgufMetadata) -> Result<VocabSource<'_>, TokenizerError> {
+/// What the header says, unchecked but for types.
+pub(super) fn read(metadata: &GgufMetadata) -> Result<VocabSource<'_>, TokenizerError> {
+    if metadata.str("tokenizer.ggml.pre")?.is_none() && metadata.str(MODEL)? == Some("gpt2") {
+        tracing::warn!(
+            "{}: tokenizer.ggml.pre is missing; cutting words by the rule \"default\", which may \
+             not be the model's own: convert the model again with a newer converter",
+            metadata.path().display()
+        );
+    }
     let id = |key: &str| metadata.u32(&format!("tokenizer.ggml.{key}"));
     let flag = |key: &str| metadata.bool(&format!("tokenizer.ggml.{key}"));
     Ok(VocabSource {
         origin: metadata.path().display().to_string(),
         name: metadata.str("general.name")?.unwrap_or(""),
-        model: metadata.str("tokenizer.ggml.model")?.unwrap_or(""),
+        model: metadata.str(MODEL)?.unwrap_or(""),
         pre: metadata.str("tokenizer.ggml.pre")?,
         tokens: texts(metadata, "tokenizer.ggml.tokens")?.unwrap_or_default(),
         kinds: kinds(metadata)?,

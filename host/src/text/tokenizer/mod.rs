@@ -26,6 +26,8 @@ mod unigram;
 mod wordpiece;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 pub use error::TokenizerError;

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{Algorithm, Tokenizer};
-use crate::checkpoint::{Bytes, Checkpoint};
+use super::{Algorithm, Tokenizer, gguf, hf, pretokenizers};
+use crate::checkpoint::{Bytes, Checkpoint, HfMetadata, Metadata};
 use crate::text::DetokenStream;
 
 fn data(name: &str) -> PathBuf {
@@ -20,16 +20,23 @@ fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(data(name)).unwrap()).unwrap()
 }
 
-/// A vocabulary of the test data, unpacked in memory.
-fn vocabulary(name: &str) -> Tokenizer {
-    let packed = std::fs::read(data(&format!("{name}.gguf.gz"))).unwrap();
+/// An unpacked `.gz` file of the test data.
+fn unpacked(name: &str) -> Vec<u8> {
+    let packed = std::fs::read(data(&format!("{name}.gz"))).unwrap();
     let mut bytes = vec![];
     flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut bytes).unwrap();
-    let checkpoint = Checkpoint::from_gguf(Path::new(name), Bytes::owned(bytes)).unwrap();
-    let start = Instant::now();
-    let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap().unwrap();
-    eprintln!("{name}: built in {:?}", start.elapsed());
-    tokenizer
+    bytes
+}
+
+fn open(name: &str) -> Checkpoint {
+    let bytes = unpacked(&format!("{name}.gguf"));
+    Checkpoint::from_gguf(Path::new(name), Bytes::owned(bytes)).unwrap()
+}
+
+/// A vocabulary of the test data.
+fn vocabulary(name: &str) -> Tokenizer {
+    let checkpoint = open(name);
+    Tokenizer::from_checkpoint(&checkpoint).unwrap().unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -189,4 +196,169 @@ fn phi_3() {
 #[test]
 fn bert_bge() {
     check_vocabulary("bert-bge");
+}
+
+/// (add_special, parse_special) in the order of `more.json` and `hf/expected.json`.
+const FLAGS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+fn more() -> Value {
+    serde_json::from_slice(&unpacked("more.json")).unwrap()
+}
+
+/// The strings of `more.json` on one of its vocabularies.
+fn check_more(name: &str) -> Tokenizer {
+    let (all, tokenizer) = (more(), vocabulary(name));
+    let reference = &all[name];
+    assert_eq!(tokenizer.vocab_size() as u64, reference["n_vocab"].as_u64().unwrap());
+    assert_eq!(tokenizer.adds_bos(), reference["add_bos"].as_bool().unwrap());
+    assert_eq!(tokenizer.end_of_generation(), ids(&reference["eog"]));
+    let mut wrong = vec![];
+    let (strings, cases) =
+        (all["strings"].as_array().unwrap(), reference["cases"].as_array().unwrap());
+    assert_eq!((strings.len(), cases.len()), (85, 85));
+    for (text, case) in strings.iter().zip(cases) {
+        for (i, flags) in FLAGS.into_iter().enumerate() {
+            let expected = if case[i].is_null() { &case[0] } else { &case[i] };
+            compare(&tokenizer, text.as_str().unwrap(), flags, &ids(expected), &mut wrong);
+        }
+    }
+    assert_none(name, &wrong);
+    tokenizer
+}
+
+#[test]
+fn falcon_starcoder_and_deepseek_coder() {
+    for name in ["falcon", "starcoder", "deepseek-coder"] {
+        check_more(name);
+    }
+}
+
+#[test]
+fn unigram() {
+    let tokenizer = check_more("unigram");
+    assert_eq!(tokenizer.kind(), "SentencePiece unigram");
+    let ids = tokenizer.encode("Hello world", true, false).unwrap();
+    assert_eq!(tokenizer.decode(&ids, true), "Hello world");
+}
+
+/// Every pre-tokenizer on a vocabulary that joins neighbouring bytes at random, so that each cut
+/// shows in the ids.
+#[test]
+fn every_pre_tokenizer_cuts_where_its_models_do() {
+    let checkpoint = open("pairs");
+    let Metadata::Gguf(metadata) = checkpoint.metadata() else { panic!("not a GGUF") };
+    let mut source = gguf::read(metadata).unwrap();
+    let all = more();
+    let strings = all["strings"].as_array().unwrap();
+    let mut checked = vec!["gemma4"]; // has a vocabulary of its own above
+    let mut wrong = vec![];
+    let rows = all["pre"].as_array().unwrap();
+    for row in rows {
+        for name in row["names"].as_array().unwrap() {
+            let name = name.as_str().unwrap();
+            source.pre = Some(name);
+            source.add_bos = Some(false);
+            let tokenizer = source.build().unwrap();
+            let mut differ = vec![];
+            for (text, expected) in strings.iter().zip(row["ids"].as_array().unwrap()) {
+                let text = text.as_str().unwrap();
+                compare(&tokenizer, text, (false, false), &ids(expected), &mut differ);
+            }
+            wrong.extend(differ.into_iter().map(|line| format!("{name}: {line}")));
+            checked.push(name);
+        }
+    }
+    assert_none("pre-tokenizers", &wrong);
+    for name in pretokenizers::TABLE.iter().flat_map(|row| row.names) {
+        assert!(checked.contains(name), "{name} has no expectation");
+    }
+}
+
+#[test]
+fn tokenizer_json() {
+    let all: Value = serde_json::from_slice(&unpacked("hf/expected.json")).unwrap();
+    let mut wrong = vec![];
+    for (name, cases) in all["cases"].as_object().unwrap() {
+        let path = data(&format!("hf/{name}.json"));
+        let metadata = HfMetadata { tokenizer_json: Some(path), ..HfMetadata::default() };
+        let tokenizer = hf::load(&metadata).unwrap().unwrap();
+        let mut differ = vec![];
+        for (text, case) in all["strings"].as_array().unwrap().iter().zip(cases.as_array().unwrap())
+        {
+            let text = text.as_str().unwrap();
+            for (i, flags) in FLAGS.into_iter().enumerate() {
+                compare(&tokenizer, text, flags, &ids(&case["ids"][i]), &mut differ);
+            }
+            let decoded = tokenizer.decode(&ids(&case["ids"][0]), true);
+            if case["decoded"].as_str().is_some_and(|expected| expected != decoded) {
+                differ.push(format!("decoded {decoded:?}, expected {}", case["decoded"]));
+            }
+        }
+        wrong.extend(differ.into_iter().map(|line| format!("{name}: {line}")));
+    }
+    assert_none("tokenizer.json", &wrong);
+}
+
+/// Each tiny checkpoint, where the reference data is at hand, from its directory and from every GGUF beside it.
+#[test]
+fn tiny_checkpoints() {
+    let root = std::env::var_os("IMP_FIXTURES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
+        PathBuf::from,
+    );
+    let Ok(directories) = std::fs::read_dir(root.join("tiny")) else {
+        eprintln!("skipped: tiny_checkpoints ({} has no tiny/)", root.display());
+        return;
+    };
+    let mut wrong = vec![];
+    for directory in directories.map(|entry| entry.unwrap().path()) {
+        let Ok(oracle) = std::fs::read(directory.join("oracle.json")) else { continue };
+        let oracle: Value = serde_json::from_slice(&oracle).unwrap();
+        let files = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        let ggufs = files.filter(|p| name(p).ends_with(".gguf") && !name(p).starts_with("mmproj"));
+        let metadata = HfMetadata {
+            tokenizer_json: Some(directory.join("tokenizer.json")),
+            ..HfMetadata::default()
+        };
+        let mut tokenizers = vec![(name(&directory), hf::load(&metadata).unwrap().unwrap())];
+        for path in ggufs {
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            tokenizers
+                .push((name(&path), Tokenizer::from_checkpoint(&checkpoint).unwrap().unwrap()));
+        }
+        for (name, tokenizer) in tokenizers {
+            let mut differ = vec![];
+            for prompt in oracle["prompts"].as_array().unwrap() {
+                // Prompts with an image have no text of their own.
+                let Some(text) = prompt["text"].as_str() else { continue };
+                compare(&tokenizer, text, (true, false), &ids(&prompt["ids"]), &mut differ);
+                if prompt["ids_no_special"].is_null() {
+                    continue;
+                }
+                let plain = ids(&prompt["ids_no_special"]);
+                compare(&tokenizer, text, (false, false), &plain, &mut differ);
+                let decoded = tokenizer.decode(&plain, true);
+                if prompt["decoded"].as_str().is_some_and(|expected| expected != decoded) {
+                    differ.push(format!("decoded {decoded:?}, expected {}", prompt["decoded"]));
+                }
+            }
+            wrong.extend(differ.into_iter().map(|line| format!("{name}: {line}")));
+        }
+    }
+    assert_none("tiny checkpoints", &wrong);
+}
+
+/// A prompt of a megabyte without a place to cut: anything quadratic would take minutes.
+#[test]
+fn a_megabyte_of_one_character_is_encoded() {
+    for name in ["smollm2", "llama-spm", "unigram", "bert-bge"] {
+        let tokenizer = vocabulary(name);
+        for c in ["a", " "] {
+            let start = Instant::now();
+            let ids = tokenizer.encode(&c.repeat(1 << 20), true, true).unwrap();
+            assert!(start.elapsed().as_secs() < 20, "{name}: {c:?} took {:?}", start.elapsed());
+            assert!(ids.len() <= (1 << 20) + 3);
+        }
+    }
 }

@@ -1,0 +1,147 @@
+//! The panel product with AVX-512 VNNI: a line of weights at a time, for up to eight rows.
+
+use std::arch::x86_64::*;
+
+use gpu_kernels::formats::Codec;
+
+use super::activations::{Activations, BLOCK};
+use super::panel::{LINE, Line, Panel, ROWS, shifted};
+use super::tile::sums;
+use crate::ops::cpu::simd::Level;
+
+/// Rows to lines: 16 bytes of each row make four lines. With `shift`, adds 128 to each weight.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub fn interleave(q: &[[i8; 256]; ROWS], lines: &mut [Line], shift: bool) {
+    let flip = _mm512_set1_epi8(if shift { i8::MIN } else { 0 });
+    let (lines, rest) = lines.as_chunks_mut::<4>();
+    assert!(rest.is_empty());
+    for (i, lines) in lines.iter_mut().enumerate() {
+        let at = 16 * i;
+        // Register `j` takes rows j, j + 4, j + 8, j + 12, so that transposing inside each
+        // 128-bit lane leaves the rows in order.
+        let load = |j: usize| {
+            let row = |r: usize| {
+                let piece: &[i8; 16] = q[r][at..].first_chunk().expect("a block is 16s");
+                // SAFETY: reads the 16 bytes of `piece`.
+                unsafe { _mm_loadu_si128(piece.as_ptr().cast()) }
+            };
+            let v = _mm512_castsi128_si512(row(j));
+            let v = _mm512_inserti32x4::<1>(v, row(j + 4));
+            let v = _mm512_inserti32x4::<2>(v, row(j + 8));
+            _mm512_inserti32x4::<3>(v, row(j + 12))
+        };
+        let out = transpose([load(0), load(1), load(2), load(3)]);
+        for (line, v) in lines.iter_mut().zip(out) {
+            store(line, _mm512_xor_si512(v, flip));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(line: &mut Line, v: __m512i) {
+    // SAFETY: a line is 64 bytes, aligned to 64.
+    unsafe { _mm512_store_si512(std::ptr::from_mut(line).cast(), v) }
+}
+
+/// Transposes the 4 × 4 words of each 128-bit lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab_low, cd_low),
+        _mm512_unpackhi_epi64(ab_low, cd_low),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// See [`super::tile::multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub fn multiply<C: Codec, F: FnMut(usize, &[f32; ROWS])>(
+    panel: &Panel,
+    x: &Activations,
+    mut put: F,
+) {
+    assert!(panel.q.len() * LINE == x.cols());
+    assert!(panel.scale.len() * C::GROUP_LEN == x.cols());
+    assert!(!C::HAS_MIN || panel.min.len() == panel.scale.len());
+    let mut row = 0;
+    // Eight rows take 8 integer and 8 float accumulators; more would spill.
+    while row + 8 <= x.rows() {
+        rows::<C, F, 8>(panel, x, row, &mut put);
+        row += 8;
+    }
+    if row + 4 <= x.rows() {
+        rows::<C, F, 4>(panel, x, row, &mut put);
+        row += 4;
+    }
+    while row < x.rows() {
+        rows::<C, F, 1>(panel, x, row, &mut put);
+        row += 1;
+    }
+}
+
+/// Rows `row..row + M`. The caller checked that the panel has the columns of `x`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn rows<C: Codec, F: FnMut(usize, &[f32; ROWS]), const M: usize>(
+    panel: &Panel,
+    x: &Activations,
+    row: usize,
+    put: &mut F,
+) {
+    let cols = x.cols();
+    let groups = cols / C::GROUP_LEN;
+    let lines = C::GROUP_LEN / LINE;
+    let sums = sums::<C>(x);
+    let q: [&[i8]; M] = std::array::from_fn(|m| &x.q[(row + m) * cols..][..cols]);
+    let scale: [&[f32]; M] =
+        std::array::from_fn(|m| &x.scale[(row + m) * (cols / BLOCK)..][..cols / BLOCK]);
+    let shift: [&[i32]; M] = std::array::from_fn(|m| &sums.shift[(row + m) * groups..][..groups]);
+    let scaled: [&[f32]; M] = std::array::from_fn(|m| &sums.scaled[(row + m) * groups..][..groups]);
+    let mut total = [_mm512_setzero_ps(); M];
+    for g in 0..groups {
+        let mut sum = [_mm512_setzero_si512(); M];
+        // SAFETY: g < groups, so every index below is in range of a slice whose length was fixed
+        // above (`q` cols, `scale` cols / 32, `shift` and `scaled` groups) or checked by the
+        // caller (`panel.q` cols / 4, `panel.scale` and, where used, `panel.min` groups); lines
+        // and rows of values are 64 bytes, aligned.
+        unsafe {
+            if shifted::<C>(Level::Avx512) {
+                for m in 0..M {
+                    sum[m] = _mm512_set1_epi32(*shift[m].get_unchecked(g));
+                }
+            }
+            for j in 0..lines {
+                let line = g * lines + j;
+                let w = _mm512_load_si512(panel.q.as_ptr().add(line).cast());
+                for m in 0..M {
+                    let x = q[m].as_ptr().add(LINE * line).cast::<i32>().read_unaligned();
+                    sum[m] = _mm512_dpbusd_epi32(sum[m], w, _mm512_set1_epi32(x));
+                }
+            }
+            let w_scale = _mm512_load_ps(panel.scale.as_ptr().add(g).cast());
+            for m in 0..M {
+                let x_scale = *scale[m].get_unchecked(g * C::GROUP_LEN / BLOCK);
+                let scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale));
+                total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[m]), scale, total[m]);
+            }
+            if C::HAS_MIN {
+                let w_min = _mm512_load_ps(panel.min.as_ptr().add(g).cast());
+                for m in 0..M {
+                    let x_sum = _mm512_set1_ps(*scaled[m].get_unchecked(g));
+                    total[m] = _mm512_fnmadd_ps(w_min, x_sum, total[m]);
+                }
+            }
+        }
+    }
+    for m in 0..M {
+        let mut out = [0.0; ROWS];
+        // SAFETY: writes the 16 floats of `out`.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), total[m]) };
+        put(row + m, &out);
+    }
+}
