@@ -78,7 +78,7 @@ pub(crate) fn bench(engine: &Engine, options: BenchOptions, json: bool) -> Resul
             if !warm_up {
                 rates.push(rate(prompt, steps, &timings)?);
             }
-            eprintln!(
+            note!(
                 "{test}: {}",
                 if warm_up { "warm-up".to_owned() } else { format!("{rep}/{}", options.reps) }
             );

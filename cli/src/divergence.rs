@@ -75,7 +75,7 @@ pub(crate) fn divergence(
     for (index, chunk) in text.chunks.iter().enumerate() {
         positions.extend(compare_chunk(base, test, chunk, text.first())?);
         let figures = Figures::of(&positions);
-        eprintln!(
+        note!(
             "chunk {}/{}: mean KLD so far {:.6}, same top {:.3} %",
             index + 1,
             text.chunks.len(),

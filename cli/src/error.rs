@@ -118,8 +118,8 @@ impl CliError {
     pub(crate) fn report(&self) -> ExitCode {
         match self {
             CliError::BrokenPipe => {}
-            CliError::Cancelled => eprintln!("imp-cli: cancelled"),
-            _ => eprintln!("imp-cli: {}", chain(self)),
+            CliError::Cancelled => note!("imp-cli: cancelled"),
+            _ => note!("imp-cli: {}", chain(self)),
         }
         ExitCode::from(self.code())
     }

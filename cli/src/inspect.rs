@@ -268,8 +268,7 @@ fn gguf_json(value: &GgufValue) -> Value {
             .unwrap_or(Value::Null);
     }
     match value {
-        // the shortest decimal that is this F32, not the digits of its F64
-        GgufValue::F32(v) => v.to_string().parse::<f64>().map_or(Value::Null, Value::from),
+        GgufValue::F32(v) => output::shortest(*v),
         GgufValue::F64(v) => Value::from(*v),
         GgufValue::Bool(v) => Value::from(*v),
         GgufValue::String(bytes) => Value::from(String::from_utf8_lossy(bytes)),

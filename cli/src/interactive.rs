@@ -29,7 +29,7 @@ pub(crate) fn interactive(engine: &Engine, settings: Settings) -> Result<(), Cli
     let mut reader = Reader::open()?;
     let mut chat = Chat { engine, settings, messages: Vec::new() };
     if io::stdin().is_terminal() {
-        eprintln!("{}: /help lists the commands, Ctrl-D ends", engine.info().description);
+        note!("{}: /help lists the commands, Ctrl-D ends", engine.info().description);
     }
     let mut lines = Lines::default();
     loop {
@@ -37,7 +37,7 @@ pub(crate) fn interactive(engine: &Engine, settings: Settings) -> Result<(), Cli
             Line::Text(line) => lines.push(&line),
             Line::Interrupted => {
                 if !lines.is_open() {
-                    eprintln!("Ctrl-D or /exit ends; Ctrl-C stops an answer");
+                    note!("Ctrl-D or /exit ends; Ctrl-C stops an answer");
                 }
                 lines.clear();
                 None
@@ -53,7 +53,7 @@ pub(crate) fn interactive(engine: &Engine, settings: Settings) -> Result<(), Cli
             Ok(Next::Continue) => {}
             Ok(Next::Exit) => return Ok(()),
             Err(error @ (CliError::BrokenPipe | CliError::Io { .. })) => return Err(error),
-            Err(error) => eprintln!("imp-cli: {}", chain(&error)),
+            Err(error) => note!("imp-cli: {}", chain(&error)),
         }
     }
 }
@@ -87,22 +87,22 @@ impl Chat<'_> {
 
     fn run(&mut self, command: Command) -> Result<(), CliError> {
         match command {
-            Command::Help => eprint!("{HELP}"),
+            Command::Help => note!("{}", HELP.trim_end()),
             Command::Clear => self.messages.clear(),
             Command::Regen => return self.regenerate(),
             Command::Save(path) => {
                 chat::save(&path, &self.messages)?;
-                eprintln!("{} messages written to {}", self.messages.len(), path.display());
+                note!("{} messages written to {}", self.messages.len(), path.display());
             }
             Command::Load(path) => {
                 self.messages = chat::load(&path)?;
-                eprintln!("{} messages read from {}", self.messages.len(), path.display());
+                note!("{} messages read from {}", self.messages.len(), path.display());
             }
             Command::Image => {
                 let message = "/image is not supported yet: this build has no vision encoder";
                 return Err(CliError::Unsupported(message.to_owned()));
             }
-            Command::List => eprint!("{}", self.settings.list()),
+            Command::List => note!("{}", self.settings.list().trim_end()),
             Command::Set(key, value) => {
                 self.settings.set(&key, &value).map_err(CliError::BadArgument)?
             }
@@ -159,17 +159,17 @@ impl Chat<'_> {
             output::show_line("")?;
         }
         let answer = answer?;
-        eprintln!("[{}]", output::timings_line(&answer));
+        note!("[{}]", output::timings_line(&answer));
         note_full_context(self.engine, prompt_len, &answer, &self.settings);
         match answer.reason {
             FinishReason::Cancelled if answer.text.is_empty() => {
-                eprintln!("stopped before the answer began; your turn was taken back");
+                note!("stopped before the answer began; your turn was taken back");
             }
             FinishReason::Cancelled => {
-                eprintln!("stopped; what was said stays in the conversation")
+                note!("stopped; what was said stays in the conversation")
             }
             _ if answer.text.is_empty() => {
-                eprintln!("the answer is empty; your turn was taken back")
+                note!("the answer is empty; your turn was taken back")
             }
             _ => {}
         }

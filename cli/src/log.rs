@@ -37,7 +37,7 @@ impl Subscriber for Stderr {
         let mut line = Line::default();
         event.record(&mut line);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
-        eprintln!("imp-cli: {level}: {}{}", line.message, line.fields);
+        note!("imp-cli: {level}: {}{}", line.message, line.fields);
     }
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(self.spans.fetch_add(1, Ordering::Relaxed))

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod output; // its `note!` is for all
 mod args;
 mod bench;
 mod chat;
@@ -19,7 +21,6 @@ mod literal;
 mod log;
 mod mode;
 mod nearest;
-mod output;
 mod perplexity;
 mod progress;
 mod readline;
@@ -38,7 +39,10 @@ use session::Room;
 use settings::Settings;
 
 fn main() -> ExitCode {
-    match start() {
+    // a panic has printed its message; what is left is the exit code of "internal error"
+    let ended = std::panic::catch_unwind(start)
+        .unwrap_or_else(|_| Err(CliError::Internal("a bug of imp; please report it".to_owned())));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
@@ -56,7 +60,7 @@ fn start() -> Result<(), CliError> {
             let mode = args.mode()?;
             args.refuse_unsupported()?;
             for note in args.notes(&mode) {
-                eprintln!("imp-cli: {note}");
+                note!("imp-cli: {note}");
             }
             dispatch(&args, &mode)
         }
@@ -76,7 +80,7 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
     let load = |room| -> Result<_, CliError> {
         let engine = session::load(args, &config, room)?;
         if args.mem_report && *mode != Mode::MemReport {
-            eprintln!("{}", engine.memory_plan());
+            note!("{}", engine.memory_plan());
         }
         Ok(engine)
     };
@@ -104,7 +108,7 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
             let n_ctx = chunk_length(args, &config);
             let room = Room { max_seq_len: Some(n_ctx) };
             if config.runtime.exact {
-                eprintln!("imp-cli: runtime.exact is set: exact mode is compared with itself");
+                note!("imp-cli: runtime.exact is set: exact mode is compared with itself");
             }
             let exact =
                 session::configuration(args, &["runtime.exact=true", "kv_cache.dtype=auto"])?

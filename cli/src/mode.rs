@@ -58,6 +58,9 @@ impl Mode {
     }
 }
 
+/// Most CPU threads, as for `runtime.num_cpu_threads`.
+const MAX_THREADS: usize = 4096;
+
 /// Most stop sequences a request may have.
 pub(crate) const MAX_STOPS: usize = 4;
 
@@ -127,6 +130,11 @@ impl Args {
         }
         if self.json && matches!(mode, Mode::Interactive | Mode::MemReport | Mode::Version) {
             return bad(format!("--json does not go with {}", mode.flag()));
+        }
+        if self.threads.is_some_and(|threads| threads > MAX_THREADS) {
+            return bad(format!(
+                "--threads: expected a number up to {MAX_THREADS}, or 0 for all cores"
+            ));
         }
         if self.gpu_layers.is_some_and(|layers| layers < -1) {
             return bad("--gpu-layers: expected a number of layers, or -1 for all");
@@ -259,6 +267,7 @@ mod tests {
             ("--model m --prompt hi --logprobs 1", "add --json"),
             ("--model m --interactive --json", "--json does not go with --interactive"),
             ("--model m --prompt hi --gpu-layers -2", "--gpu-layers"),
+            ("--model m --prompt hi --threads 4097", "--threads: expected a number up to 4096"),
             (
                 "--model m --prompt hi --stop a --stop b --stop c --stop d --stop e",
                 "the limit is 4",

@@ -8,6 +8,14 @@ use serde_json::{Value, json};
 use crate::error::CliError;
 use crate::generate::Answer;
 
+/// Writes a line to stderr. One that nobody can read is lost, which is no reason to stop.
+macro_rules! note {
+    ($($arguments:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($arguments)*);
+    }};
+}
+
 /// Writes text and shows it at once.
 ///
 /// # Errors
@@ -43,12 +51,19 @@ pub(crate) fn answer_json(prompt: &[u32], answer: &Answer) -> Value {
         "timings": timings_json(&answer.timings),
     });
     if let Some(logprobs) = &answer.logprobs {
-        let entries = answer.tokens.iter().zip(logprobs).map(
-            |(token, chosen)| json!({"token": token, "logprob": chosen.logprob, "top": chosen.top}),
-        );
+        let entries = answer.tokens.iter().zip(logprobs).map(|(token, chosen)| {
+            let top = chosen.top.iter().map(|(id, logprob)| json!([id, shortest(*logprob)]));
+            let top: Value = top.collect();
+            json!({"token": token, "logprob": shortest(chosen.logprob), "top": top})
+        });
         object["logprobs"] = entries.collect();
     }
     object
+}
+
+/// The shortest decimal that is this F32, not the digits of its F64; `null` when not finite.
+pub(crate) fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 fn finish_reason(reason: &FinishReason) -> &'static str {
@@ -70,9 +85,9 @@ fn timings_json(timings: &Timings) -> Value {
     })
 }
 
-/// Counts a second; `None` when no time passed.
+/// Counts a second; `None` when nothing was counted or no time passed.
 pub(crate) fn per_second(count: usize, ms: f64) -> Option<f64> {
-    (ms > 0.0).then(|| count as f64 * 1e3 / ms)
+    (count > 0 && ms > 0.0).then(|| count as f64 * 1e3 / ms)
 }
 
 /// The line on stderr after an answer.
@@ -158,6 +173,13 @@ mod tests {
     }
 
     #[test]
+    fn floats_are_written_short() {
+        for (value, text) in [(0.1f32, "0.1"), (-1e-7, "-1e-7"), (f32::NAN, "null"), (3.0, "3.0")] {
+            assert_eq!(shortest(value).to_string(), text);
+        }
+    }
+
+    #[test]
     fn reasons_have_their_names() {
         for (reason, name) in [
             (FinishReason::EndOfGeneration, "stop"),
@@ -171,6 +193,7 @@ mod tests {
     #[test]
     fn no_time_gives_no_rate() {
         assert_eq!(per_second(5, 0.0), None);
+        assert_eq!(per_second(0, 1.0), None);
         assert_eq!(per_second(5, 1000.0), Some(5.0));
         let line = timings_line(&answer(None));
         assert!(line.contains("5 tokens (3 more from the cache), 10.0 ms, 500.0 tok/s"), "{line}");

@@ -45,9 +45,7 @@ impl Chunks {
                 "{flag}: the model has no vocabulary to read the text with"
             )));
         };
-        // llama.cpp drops one line end of a prompt file
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        let tokens = tokenizer.encode(text, true, false)?;
+        let tokens = tokenizer.encode(&text, true, false)?;
         let bos = if tokenizer.adds_bos() { tokenizer.bos() } else { None };
         Self::cut(&tokens, bos, n_ctx).map_err(|what| {
             CliError::BadArgument(format!("{flag} {}: {what} (see --max-seq-len)", path.display()))
@@ -176,7 +174,7 @@ pub(crate) fn perplexity(
         total.merge(&chunk_nll);
         chunk_means.push(chunk_nll.mean());
         let (done, all) = (index + 1, text.chunks.len());
-        eprintln!(
+        note!(
             "chunk {done}/{all}: mean nll {:.5}, perplexity so far {:.4}",
             chunk_nll.mean(),
             total.ppl()

@@ -21,7 +21,9 @@ impl LoadProgress for LoadBar {
         if self.0.is_hidden() {
             return; // a message a tensor costs more than the tensor when weights stay mapped
         }
-        self.0.set_length(total);
+        if self.0.length() != Some(total) {
+            self.0.set_length(total);
+        }
         self.0.set_position(done);
         self.0.set_message(tensor.to_owned());
     }

@@ -50,11 +50,11 @@ impl Reader {
                 Ok(()) => {}
                 Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    eprintln!("imp-cli: the history {} cannot be read: {error}", path.display())
+                    note!("imp-cli: the history {} cannot be read: {error}", path.display())
                 }
             },
             None => {
-                eprintln!("imp-cli: neither XDG_STATE_HOME nor HOME is set; no history is kept")
+                note!("imp-cli: neither XDG_STATE_HOME nor HOME is set; no history is kept")
             }
         }
         Ok(Reader::Terminal { editor, history })
@@ -88,7 +88,7 @@ impl Reader {
         let directory =
             path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(ReadlineError::Io);
         if let Err(error) = directory.and_then(|()| editor.append_history(path.as_path())) {
-            eprintln!("imp-cli: the history {} cannot be written: {error}", path.display());
+            note!("imp-cli: the history {} cannot be written: {error}", path.display());
             *history = None;
         }
     }

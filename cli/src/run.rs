@@ -59,7 +59,7 @@ pub(crate) fn run(
         }
         Print::Text => output::show_line("")?,
     }
-    eprintln!("{}", output::timings_line(&answer));
+    note!("{}", output::timings_line(&answer));
     note_full_context(engine, prompt.len(), &answer, settings);
     match answer.reason {
         FinishReason::Cancelled => Err(CliError::Cancelled),
@@ -75,7 +75,7 @@ pub(crate) fn note_full_context(
     settings: &Settings,
 ) {
     if answer.reason == FinishReason::Length && answer.tokens.len() < settings.max_tokens {
-        eprintln!(
+        note!(
             "imp-cli: the answer was cut off: {prompt} prompt tokens and {} generated ones fill the \
              context of {} (see --max-seq-len)",
             answer.tokens.len(),

@@ -47,7 +47,7 @@ pub(crate) fn load(args: &Args, config: &Config, room: Room) -> Result<Engine, C
         Engine::load(options, &mut bar)?
     };
     for notice in engine.notices() {
-        eprintln!("imp-cli: {notice}");
+        note!("imp-cli: {notice}");
     }
     Ok(engine)
 }
