@@ -1,7 +1,7 @@
 //! Vocabularies that lie, and arbitrary ones: a clear error or a tokenizer, never a panic.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{TokenKind, Tokenizer, TokenizerError, VocabSource, hf};
 use crate::checkpoint::HfMetadata;
@@ -133,7 +133,7 @@ fn control_tokens_spelled_in_text_are_text() {
 }
 
 /// Loads a `tokenizer.json` made of `json`.
-fn load(json: &serde_json::Value) -> Result<Option<Tokenizer>, TokenizerError> {
+fn load(json: &Value) -> Result<Option<Tokenizer>, TokenizerError> {
     use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -163,6 +163,7 @@ fn a_tokenizer_json_that_lies_is_refused() {
         (bpe(json!({"a": 0, "b": 0}), json!([])), "gives id 0"),
         (bpe(json!({"a": 0}), json!(["a"])), "expected two tokens"),
         (bpe(json!({"a": 0}), json!([["a", "a"]])), "is not a token"),
+        (bpe(json!({"a": 0, "b": 1 << 20}), json!([])), "has the id 1048576, but 2 tokens"),
         (decoder, "\"Mystery\""),
         (added, "added_tokens has the id 1099511627776"),
     ];
@@ -206,23 +207,36 @@ proptest! {
         model in prop::sample::select(vec!["gpt2", "llama", "t5", "bert", "gemma4", "x"]),
         pre in prop::option::of(prop::sample::select(vec!["gpt-2", "llama-bpe", "gemma4", "deepseek-llm", "x"])),
         mut tokens in prop::collection::vec(text(), 1..40),
-        kinds in prop::collection::vec(kind(), 40),
-        scores in prop::collection::vec(prop_oneof![9 => -20f32..20.0, 1 => any::<f32>()], 40),
+        mut kinds in prop::collection::vec(kind(), 60),
+        scores in prop::collection::vec(prop_oneof![99 => -20f32..20.0, 1 => any::<f32>()], 60),
         merges in prop::collection::vec((0..40usize, 0..40usize), 0..20),
-        ids in prop::collection::vec(prop::option::of(0..45u32), 6),
+        mut ids in prop::collection::vec(prop::option::of(0..45u32), 6),
         flags in any::<[Option<bool>; 4]>(),
         charsmap in prop::option::of(prop::collection::vec(any::<u8>(), 0..64)),
+        trie_units in 0..16u8,
         prompt in prop_oneof![text(), any::<String>(), prop::collection::vec(text(), 0..20).prop_map(|v| v.concat())],
-        lists in 0..4u8,
+        lists in 0..8u8,
     ) {
-        if lists != 3 {
-            // Most vocabularies are to get past the check for duplicates.
+        // Most vocabularies are to get past the checks: merged tokens exist, spellings differ,
+        // byte tokens are such, ids are in range.
+        let sound = lists != 3;
+        let n = tokens.len();
+        let pairs: Vec<_> = merges.iter().map(|(a, b)| (&tokens[a % n], &tokens[b % n])).collect();
+        let merges: Vec<String> = pairs.iter().map(|(a, b)| format!("{a} {b}")).collect();
+        let joined: Vec<String> = pairs.iter().map(|(a, b)| format!("{a}{b}")).collect();
+        if sound {
+            tokens.extend(joined);
             let mut seen = std::collections::HashSet::new();
             tokens.retain(|token| seen.insert(token.clone()));
+            kinds.truncate(tokens.len());
+            for (kind, text) in kinds.iter_mut().zip(&tokens) {
+                if *kind == Byte && super::alphabet::parse_byte_token(text).is_none() {
+                    *kind = Normal;
+                }
+            }
+            ids.iter_mut().flatten().for_each(|id| *id %= tokens.len() as u32);
         }
         let n = tokens.len();
-        let merges: Vec<String> =
-            merges.iter().map(|(a, b)| format!("{} {}", tokens[a % n], tokens[b % n])).collect();
         let source = VocabSource {
             origin: "arbitrary".into(),
             model,
@@ -236,7 +250,7 @@ proptest! {
             add_eos: flags[1],
             add_space_prefix: flags[2],
             remove_extra_whitespaces: flags[3] == Some(true),
-            precompiled_charsmap: charsmap,
+            precompiled_charsmap: charsmap.map(|tail| [&[trie_units * 4, 0, 0, 0], &tail[..]].concat()),
             ..VocabSource::default()
         };
         if let Ok(tokenizer) = source.build() {
@@ -249,5 +263,139 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// All places in a document, as JSON pointers.
+fn places(value: &Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                places(value, &format!("{at}/{key}"), all);
+            }
+        }
+        Value::Array(list) => {
+            // The ends of a long list stand for the rest.
+            for (i, value) in list.iter().enumerate().filter(|(i, _)| *i < 4 || i + 2 > list.len())
+            {
+                places(value, &format!("{at}/{i}"), all);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn junk() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(1u64 << 33),
+        json!(1.5),
+        json!(""),
+        json!("a"),
+        json!("\u{2581}"),
+        json!([]),
+        json!({}),
+        json!([[]]),
+        json!("first"),
+        json!("BPE"),
+        json!("Unigram"),
+        json!("WordPiece"),
+        json!("WordLevel"),
+        json!("Removed"),
+        json!("AAAAAAAAAA=="),
+        json!({"Regex": "("}),
+        json!({"Regex": ""}),
+        json!({"Regex": "(?=a)|b*"}),
+        json!({"String": ""}),
+        json!([["a", -1.0]]),
+        json!({"type": "Strip", "strip_left": true, "strip_right": true}),
+        json!({"type": "Replace", "pattern": {"Regex": "a*"}, "content": "b"}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAA="}),
+        json!({"type": "Metaspace", "replacement": "_", "prepend_scheme": "always"}),
+        json!({"type": "Split", "pattern": {"Regex": "(?<=a)b|"}, "behavior": "Isolated",
+            "invert": false}),
+        json!({"type": "Whitespace"}),
+        json!({"type": "Punctuation", "behavior": "Contiguous"}),
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true}),
+        json!({"type": "FixedLength", "length": 0}),
+        json!({"type": "UnicodeScripts"}),
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_tokenizer_json_makes_it_panic(
+        base in 0..3usize,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), junk()), 1..4),
+        prompt in prop_oneof![text(), any::<String>()],
+    ) {
+        let mut json = small_files()[base].clone();
+        for (place, value) in changes {
+            let mut all = vec![];
+            places(&json, "", &mut all);
+            let place = &all[place.index(all.len())];
+            if let Some(node) = json.pointer_mut(place) {
+                *node = value;
+            }
+        }
+        if let Ok(Some(tokenizer)) = load(&json) {
+            for flags in [(false, false), (true, true)] {
+                if let Ok(ids) = tokenizer.encode(&prompt, flags.0, flags.1) {
+                    tokenizer.decode(&ids, true);
+                }
+            }
+        }
+    }
+}
+
+/// A small `tokenizer.json` of each kind.
+fn small_files() -> [Value; 3] {
+    let added = json!([{"id": 5, "content": "<s>", "single_word": false, "lstrip": true,
+        "rstrip": false, "normalized": false, "special": true}]);
+    let bpe = json!({
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": "\\s+(?!\\S)|\\s+"}, "behavior": "Isolated",
+             "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true, "trim_offsets": true}]},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [5], "tokens": ["<s>"]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "unk_token": null, "byte_fallback": false, "ignore_merges": true,
+            "vocab": {"a": 0, "b": 1, "ab": 2, "Ġ": 3}, "merges": [["a", "b"]]}});
+    let unigram = json!({
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": true},
+        "decoder": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": true},
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true,
+            "vocab": [["<unk>", 0.0], ["a", -1.0], ["\u{2581}", -2.0], ["ab", -1.5]]}});
+    let wordpiece = json!({
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "BertNormalizer", "clean_text": true,
+            "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+            {"type": "Prepend", "prepend": "\u{2581}"}]},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "unk_token": "<unk>", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": {"<unk>": 0, "a": 1, "##b": 2}}});
+    [bpe, unigram, wordpiece]
+}
+
+#[test]
+fn the_small_files_load() {
+    for json in small_files() {
+        let tokenizer = load(&json).unwrap().unwrap();
+        assert!(tokenizer.encode("ab", true, true).is_ok());
     }
 }

@@ -9,6 +9,7 @@
 
 mod alphabet;
 mod bpe;
+mod build;
 mod charsmap;
 mod eog;
 mod error;

@@ -104,7 +104,6 @@ pub(super) static TABLE: &[PreTokenizer] = &[
         passes: &[LLAMA3],
         ignore_merges: true,
         add_bos: true,
-        ..PLAIN
     },
     PreTokenizer { names: &["smaug-bpe", "dbrx", "chatglm-bpe"], passes: &[LLAMA3], ..PLAIN },
     PreTokenizer { names: &["glm4", "glm5"], passes: &[LLAMA3], ignore_merges: true, ..PLAIN },
@@ -158,13 +157,7 @@ pub(super) static TABLE: &[PreTokenizer] = &[
         passes: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
         ..PLAIN
     },
-    PreTokenizer {
-        names: &["tekken"],
-        passes: &[TEKKEN],
-        ignore_merges: true,
-        add_bos: true,
-        ..PLAIN
-    },
+    PreTokenizer { names: &["tekken"], passes: &[TEKKEN], ignore_merges: true, add_bos: true },
     PreTokenizer {
         names: &["gpt-4o", "llama4", "minimax-m2", "kanana2", "talkie"],
         passes: &[GPT4O],

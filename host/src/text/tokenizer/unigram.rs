@@ -60,7 +60,7 @@ impl Unigram {
                 }
                 continue;
             }
-            if !in_word && (before && !started || self.merge_spaces && (started || before)) {
+            if !in_word && (self.merge_spaces || !started) && (started || before) {
                 out.push('\u{2581}');
             }
             (started, in_word) = (true, true);

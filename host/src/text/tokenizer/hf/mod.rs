@@ -3,27 +3,24 @@
 //! Byte-level BPE, the shape of almost every recent model, is turned into the same pipeline that
 //! GGUF metadata gives; the rest runs through the crate as the file describes it.
 
+mod steps;
+
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::{
-    AddedToken, Encoding, Model, ModelWrapper, NormalizerWrapper, PostProcessor,
-    PostProcessorWrapper, PreTokenizerWrapper, Token,
-};
+use tokenizers::{AddedToken, Model, ModelWrapper};
 
 use crate::checkpoint::HfMetadata;
 
 use super::bpe::{self, Bpe, BpeOptions};
-use super::library::Library;
-use super::normalize::{Normalization, Step};
 use super::pieces::{Pieces, Spelling};
-use super::pretokenizers::GPT2;
 use super::source::TokenKind;
 use super::special::{Special, Specials};
 use super::splitter::Splitter;
 use super::{Algorithm, Tokenizer, TokenizerError, alphabet, eog};
+use steps::{Cut, cut};
 
 /// The tokenizer of a model directory; `None` when it has no `tokenizer.json`.
 pub(super) fn load(metadata: &HfMetadata) -> Result<Option<Tokenizer>, TokenizerError> {
@@ -46,12 +43,6 @@ struct Reader<'a> {
 struct Added {
     id: u32,
     token: AddedToken,
-}
-
-/// How a pre-tokenizer cuts, when it is of the byte-level kind.
-struct Cut {
-    patterns: Vec<String>,
-    byte_level: bool,
 }
 
 /// Ids above this are a broken file, not a vocabulary.
@@ -108,6 +99,10 @@ impl Reader<'_> {
         }
         let hidden = |kind: &TokenKind| matches!(kind, TokenKind::Control | TokenKind::Unknown);
         let (prefix, suffix) = self.frame(metadata, bos, eos)?;
+        if let Some(id) = prefix.iter().chain(&suffix).find(|id| **id as usize >= tokens.len()) {
+            let problem = format!("adds the id {id}, the vocabulary has {} tokens", tokens.len());
+            return Err(self.wrong("post_processor", problem));
+        }
         Ok(Tokenizer {
             pieces,
             specials: self.specials(&added, &kinds)?,
@@ -150,8 +145,11 @@ impl Reader<'_> {
     ) -> Result<Vec<String>, TokenizerError> {
         let ids = vocab.values().copied().chain(added.iter().map(|a| a.id));
         let len = ids.max().map_or(0, |id| id as usize + 1);
-        if len as u64 > MAX_ID {
-            return Err(self.wrong("model.vocab", format!("has an id over {MAX_ID}")));
+        let entries = vocab.len() + added.len();
+        // Real vocabularies have small gaps; one id alone must not make a table of its size.
+        if len > 2 * entries + (1 << 16) {
+            let problem = format!("has the id {}, but {entries} tokens", len - 1);
+            return Err(self.wrong("model.vocab", problem));
         }
         let mut tokens = vec![String::new(); len];
         for (text, id) in vocab {
@@ -267,132 +265,6 @@ impl Reader<'_> {
         bpe::model(vocab, merges, options, &self.origin)
     }
 
-    fn library(
-        &self,
-        model: ModelWrapper,
-        normalization: Normalization,
-    ) -> Result<Algorithm, TokenizerError> {
-        let parse = |pre: &Value| self.parse::<PreTokenizerWrapper>(pre);
-        let first = self.part("pre_tokenizer");
-        let later = first.map(|pre| {
-            let mut pre = pre.clone();
-            set_prepend_first_to_never(&mut pre);
-            pre
-        });
-        Ok(Algorithm::Library(Box::new(Library {
-            normalization,
-            first: first.map(parse).transpose()?,
-            later: later.as_ref().map(parse).transpose()?,
-            model,
-        })))
-    }
-
-    fn normalization(&self) -> Result<Normalization, TokenizerError> {
-        let mut steps = vec![];
-        if let Some(normalizer) = self.part("normalizer") {
-            self.add_steps(normalizer, &mut steps)?;
-        }
-        Ok(Normalization { steps })
-    }
-
-    fn add_steps(&self, step: &Value, steps: &mut Vec<Step>) -> Result<(), TokenizerError> {
-        let field = |name: &str| step.get(name).and_then(Value::as_str).unwrap_or("");
-        match field("type") {
-            "Sequence" => {
-                let inner = step.get("normalizers").and_then(Value::as_array);
-                for step in inner.into_iter().flatten() {
-                    self.add_steps(step, steps)?;
-                }
-            }
-            "Replace"
-                if field("content") == "\u{2581}"
-                    && step.pointer("/pattern/String").and_then(Value::as_str) == Some(" ") =>
-            {
-                steps.push(Step::EscapeSpaces);
-            }
-            "Prepend" if field("prepend") == "\u{2581}" => steps.push(Step::PrependSpace),
-            "Precompiled" => {
-                let blob = base64(field("precompiled_charsmap"))
-                    .ok_or_else(|| "is not base64".to_owned())
-                    .and_then(|blob| super::charsmap::CharsMap::parse(&blob));
-                let map = blob.map_err(|e| self.wrong("normalizer.precompiled_charsmap", e))?;
-                steps.push(Step::CharsMap(map));
-            }
-            _ => {
-                let normalizer: NormalizerWrapper = self.parse(step)?;
-                steps.push(Step::Library(Box::new(normalizer)));
-            }
-        }
-        Ok(())
-    }
-
-    /// How token texts spell bytes: what the decoder undoes.
-    fn spelling(&self) -> Result<Spelling, TokenizerError> {
-        let Some(decoder) = self.part("decoder") else { return Ok(Spelling::Plain) };
-        let mut names = vec![];
-        type_names(decoder, "decoders", &mut names);
-        for name in &names {
-            match *name {
-                "ByteLevel" => return Ok(Spelling::Bytes),
-                "Metaspace" | "Replace" => return Ok(Spelling::Metaspace),
-                "ByteFallback" | "Fuse" | "Strip" => {}
-                other => {
-                    let known =
-                        "ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Sequence, Strip";
-                    return Err(
-                        self.wrong("decoder", format!("has the type {other:?}; known: {known}"))
-                    );
-                }
-            }
-        }
-        Ok(Spelling::Plain)
-    }
-
-    /// Whether decoding takes away the space that encoding put in front.
-    fn strips_first_space(&self) -> bool {
-        let Some(decoder) = self.part("decoder") else { return false };
-        let mut names = vec![];
-        type_names(decoder, "decoders", &mut names);
-        names.contains(&"Strip")
-            || names.contains(&"Metaspace")
-                && decoder.get("prepend_scheme").and_then(Value::as_str) != Some("never")
-                && decoder.get("add_prefix_space").and_then(Value::as_bool) != Some(false)
-    }
-
-    /// Ids that the post-processor puts around a prompt; without one, what
-    /// `tokenizer_config.json` asks for.
-    fn frame(
-        &self,
-        metadata: &HfMetadata,
-        bos: Option<u32>,
-        eos: Option<u32>,
-    ) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
-        let library = |source| TokenizerError::Library {
-            origin: self.origin.clone(),
-            what: "the post-processor cannot be run",
-            source,
-        };
-        let (mut prefix, mut suffix) = (vec![], vec![]);
-        if let Some(processor) = self.part("post_processor") {
-            let processor: PostProcessorWrapper = self.parse(processor)?;
-            // The prompt is one token that no vocabulary has.
-            let prompt = Token::new(u32::MAX, String::new(), (0, 0));
-            let prompt = Encoding::from_tokens(vec![prompt], 0);
-            let framed = processor.process(prompt, None, true).map_err(library)?;
-            let mut parts = framed.get_ids().split(|id| *id == u32::MAX);
-            prefix = parts.next().unwrap_or_default().to_vec();
-            suffix = parts.next().unwrap_or_default().to_vec();
-        }
-        let asked = |key: &str| metadata.tokenizer_config.get(key).and_then(Value::as_bool);
-        if prefix.is_empty() && asked("add_bos_token") == Some(true) {
-            prefix.extend(bos);
-        }
-        if suffix.is_empty() && asked("add_eos_token") == Some(true) {
-            suffix.extend(eos);
-        }
-        Ok((prefix, suffix))
-    }
-
     /// The id of a token that `tokenizer_config.json` names by its spelling.
     fn named(
         &self,
@@ -455,98 +327,4 @@ fn configured(config: &Map<String, Value>, key: &str) -> Vec<u32> {
         Some(value) => id(value).into_iter().collect(),
         None => vec![],
     }
-}
-
-/// Patterns of a pre-tokenizer that only cuts and spells bytes; `None` for any other.
-fn cut(pre: &Value) -> Option<Cut> {
-    let mut cut = Cut { patterns: vec![], byte_level: false };
-    add_cuts(pre, &mut cut)?;
-    Some(cut)
-}
-
-fn add_cuts(pre: &Value, cut: &mut Cut) -> Option<()> {
-    let flag = |name: &str, default| pre.get(name).and_then(Value::as_bool).unwrap_or(default);
-    // Cutting after the bytes are spelled out would cut other text.
-    if cut.byte_level {
-        return None;
-    }
-    match pre.get("type")?.as_str()? {
-        "Sequence" => {
-            for step in pre.get("pretokenizers")?.as_array()? {
-                add_cuts(step, cut)?;
-            }
-        }
-        "Split" => {
-            let isolated = pre.get("behavior")?.as_str()? == "Isolated";
-            // "Removed, inverted" keeps the matches alone, which cover all text here.
-            if !isolated || flag("invert", false) {
-                return None;
-            }
-            let pattern = pre.get("pattern")?.get("Regex")?.as_str()?;
-            cut.patterns.push(pattern.to_owned());
-        }
-        "Digits" if flag("individual_digits", false) => cut.patterns.push(r"\p{N}".to_owned()),
-        "ByteLevel" => {
-            if flag("add_prefix_space", true) {
-                return None;
-            }
-            if flag("use_regex", true) {
-                cut.patterns.push(GPT2.to_owned());
-            }
-            cut.byte_level = true;
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-/// `prepend_scheme: first` asks for a space at the start of the prompt alone.
-fn set_prepend_first_to_never(pre: &mut Value) {
-    match pre {
-        Value::Object(map) => {
-            for (key, value) in map.iter_mut() {
-                if key == "prepend_scheme" && value == "first" {
-                    *value = "never".into();
-                }
-                set_prepend_first_to_never(value);
-            }
-        }
-        Value::Array(steps) => steps.iter_mut().for_each(set_prepend_first_to_never),
-        _ => {}
-    }
-}
-
-/// The `type` of a step, or of each step of a sequence.
-fn type_names<'a>(step: &'a Value, steps: &str, names: &mut Vec<&'a str>) {
-    match step.get("type").and_then(Value::as_str) {
-        Some("Sequence") => {
-            let inner = step.get(steps).and_then(Value::as_array);
-            inner.into_iter().flatten().for_each(|step| type_names(step, steps, names));
-        }
-        name => names.push(name.unwrap_or("")),
-    }
-}
-
-/// Standard base64 with padding.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=');
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    let (mut bits, mut count) = (0u32, 0);
-    for digit in digits.bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
 }
