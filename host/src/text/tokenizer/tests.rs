@@ -352,8 +352,14 @@ fn tiny_checkpoints() {
 /// A prompt of a megabyte without a place to cut: anything quadratic would take minutes.
 #[test]
 fn a_megabyte_of_one_character_is_encoded() {
-    for name in ["smollm2", "llama-spm", "unigram", "bert-bge"] {
-        let tokenizer = vocabulary(name);
+    let from_json = |name: &str| {
+        let path = data(&format!("hf/{name}.json"));
+        let metadata = HfMetadata { tokenizer_json: Some(path), ..HfMetadata::default() };
+        (name.to_owned(), hf::load(&metadata).unwrap().unwrap())
+    };
+    let from_gguf = |name: &str| (name.to_owned(), vocabulary(name));
+    let ggufs = ["smollm2", "llama-spm", "unigram", "bert-bge"].map(from_gguf);
+    for (name, tokenizer) in ggufs.into_iter().chain(["llama", "unigram"].map(from_json)) {
         for c in ["a", " "] {
             let start = Instant::now();
             let ids = tokenizer.encode(&c.repeat(1 << 20), true, true).unwrap();
@@ -361,4 +367,10 @@ fn a_megabyte_of_one_character_is_encoded() {
             assert!(ids.len() <= (1 << 20) + 3);
         }
     }
+}
+
+#[test]
+fn threads_may_share_a_tokenizer() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Tokenizer>();
 }

@@ -58,6 +58,16 @@ impl Reader<'_> {
         let first = self.part("pre_tokenizer");
         if let Some(pre) = first {
             self.check_types("pre_tokenizer", pre, "pretokenizers", &PRE_TOKENIZERS)?;
+            let mut names = vec![];
+            type_names(pre, "pretokenizers", &mut names);
+            if names.contains(&"Split") {
+                // The crate takes a pattern that gives up for one that matches no further.
+                tracing::warn!(
+                    "{}: pre_tokenizer has a pattern that needs backtracking; on prompts of \
+                     hundreds of kilobytes it may stop cutting words early",
+                    self.origin
+                );
+            }
         }
         let later = first.map(|pre| {
             let mut pre = pre.clone();
