@@ -10,10 +10,13 @@ use std::ops::Range;
 use super::disjoint::Disjoint;
 use super::kv::{Elements, LayerKv, element};
 use super::pool::Pool;
-use super::simd::lanes::{dot, scale_add};
+use super::simd::lanes::{LANES, Lanes, fma, lanes_at, sum, widen_f16};
+use super::simd::math::{exp, tanh};
 use super::simd::{Isa, Kernel, Level};
 use crate::kv::PAGE_SIZE;
 use crate::ops::{AttendSpec, Batch, Span};
+
+const _: () = assert!(PAGE_SIZE == LANES, "the scores of a page are one accumulator");
 
 /// Query rows of a tile: a page is widened once for them and their heads.
 const TILE_ROWS: usize = 16;
@@ -22,16 +25,31 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Buffers of one thread.
+/// Buffers of one thread. `width` is `head_dim` rounded up to whole lanes.
 #[derive(Default)]
 struct Scratch {
-    /// Keys and values of a page, widened: [PAGE_SIZE, head_dim] each.
+    /// Keys of a page, widened: [head_dim, PAGE_SIZE].
     k: Vec<f32>,
+    /// Values of a page, widened: [PAGE_SIZE, width].
     v: Vec<f32>,
-    /// Running sums of the values, [queries, head_dim].
+    /// Running sums of the values, [queries, width].
     acc: Vec<f32>,
-    /// Running maximum and sum of weights of each query.
-    state: Vec<(f32, f32)>,
+    queries: Vec<Query>,
+}
+
+/// One query head of one row.
+#[derive(Clone, Copy)]
+struct Query {
+    /// First element in `q` and `out`.
+    at: usize,
+    /// First visible position.
+    first: usize,
+    /// Its own position, the last visible one.
+    last: usize,
+    /// Greatest score so far.
+    maximum: f32,
+    /// Sum of the weights so far, relative to `maximum`.
+    total: f32,
 }
 
 /// Attends with every row of a batch; `q` and `out` are [rows, heads · head_dim].
@@ -83,141 +101,195 @@ impl Kernel for Attend<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        self.tile.attend::<I>(self.scratch);
+        let Self { tile, scratch } = self;
+        let dim = tile.spec.q.head_dim;
+        let width = dim.next_multiple_of(LANES);
+        tile.prepare(scratch, width);
+        let first = tile.query(tile.rows.start, 0).first;
+        let last = tile.query(tile.rows.end - 1, 0).last;
+        for page in first / PAGE_SIZE..=last / PAGE_SIZE {
+            let start = page * PAGE_SIZE;
+            let written = first.max(start) - start..(last + 1).min(start + PAGE_SIZE) - start;
+            let number = tile.span.pages[page] as usize;
+            let at = element(number, tile.kv_head, tile.spec.kv_heads, dim);
+            widen(&tile.layer.k, at, &mut scratch.k);
+            widen_values(&tile.layer.v, at, dim, written.clone(), &mut scratch.v);
+            let mut query = 0;
+            while query + 4 <= scratch.queries.len() {
+                tile.page::<I, 4>(scratch, query, start, written.clone(), width);
+                query += 4;
+            }
+            while query < scratch.queries.len() {
+                tile.page::<I, 1>(scratch, query, start, written.clone(), width);
+                query += 1;
+            }
+        }
+        tile.finish(scratch, width);
     }
 }
 
 impl Tile<'_> {
-    /// Position of a row of the span.
-    #[inline(always)]
-    fn position(&self, row: usize) -> usize {
-        self.span.context_len - self.span.rows + row
-    }
-
-    /// Positions that the query at `position` sees.
-    #[inline(always)]
-    fn visible(&self, position: usize) -> Range<usize> {
-        let first = self.spec.window.map_or(0, |w| (position + 1).saturating_sub(w));
-        first..position + 1
-    }
-
-    #[inline(always)]
-    fn attend<I: Isa>(&self, s: &mut Scratch) {
-        let dim = self.spec.q.head_dim;
-        let queries = self.rows.len() * self.heads_per_key();
-        s.k.resize(PAGE_SIZE * dim, 0.0);
-        s.v.resize(PAGE_SIZE * dim, 0.0);
-        s.acc.clear();
-        s.acc.resize(queries * dim, 0.0);
-        s.state.clear();
-        s.state.resize(queries, (f32::NEG_INFINITY, 0.0));
-
-        let first = self.visible(self.position(self.rows.start)).start;
-        let last = self.position(self.rows.end - 1);
-        for page in first / PAGE_SIZE..=last / PAGE_SIZE {
-            let at = element(self.span.pages[page] as usize, self.kv_head, self.spec.kv_heads, dim);
-            widen(&self.layer.k, at, &mut s.k);
-            widen(&self.layer.v, at, &mut s.v);
-            self.page::<I>(page, s);
+    fn prepare(&self, s: &mut Scratch, width: usize) {
+        s.k.resize(self.spec.q.head_dim * PAGE_SIZE, 0.0);
+        s.v.clear();
+        s.v.resize(PAGE_SIZE * width, 0.0);
+        s.queries.clear();
+        for row in self.rows.clone() {
+            for head in 0..self.heads_per_key() {
+                s.queries.push(self.query(row, head));
+            }
         }
-        self.finish(s);
+        s.acc.clear();
+        s.acc.resize(s.queries.len() * width, 0.0);
     }
 
-    #[inline(always)]
     fn heads_per_key(&self) -> usize {
         self.spec.q.heads / self.spec.kv_heads
     }
 
-    /// First element of a query in `q` and `out`.
-    #[inline(always)]
-    fn query(&self, row: usize, head: usize) -> usize {
+    /// A query that has seen nothing yet.
+    fn query(&self, row: usize, head: usize) -> Query {
+        let last = self.span.context_len - self.span.rows + row;
+        let first = self.spec.window.map_or(0, |w| (last + 1).saturating_sub(w));
         let head = self.kv_head * self.heads_per_key() + head;
-        ((self.span.first_row + row) * self.spec.q.heads + head) * self.spec.q.head_dim
+        let at = ((self.span.first_row + row) * self.spec.q.heads + head) * self.spec.q.head_dim;
+        Query { at, first, last, maximum: f32::NEG_INFINITY, total: 0.0 }
     }
 
-    /// Takes one page into the running softmax of every query that sees some of it.
+    /// Takes the page whose first position is `start` into the softmax of `N` queries.
     #[inline(always)]
-    fn page<I: Isa>(&self, page: usize, s: &mut Scratch) {
-        let dim = self.spec.q.head_dim;
-        let start = page * PAGE_SIZE;
-        let mut query = 0;
-        for row in self.rows.clone() {
-            let visible = self.visible(self.position(row));
-            let keys = visible.start.max(start)..visible.end.min(start + PAGE_SIZE);
-            for head in 0..self.heads_per_key() {
-                let acc = &mut s.acc[query * dim..][..dim];
-                let state = &mut s.state[query];
-                query += 1;
-                if keys.is_empty() {
-                    continue;
+    fn page<I: Isa, const N: usize>(
+        &self,
+        s: &mut Scratch,
+        first: usize,
+        start: usize,
+        written: Range<usize>,
+        width: usize,
+    ) {
+        let queries: &mut [Query; N] = s.queries[first..].first_chunk_mut().expect("N are left");
+        if queries.iter().all(|q| q.last < start || q.first >= start + PAGE_SIZE) {
+            return;
+        }
+        let mut weights = self.scores::<I, N>(queries, &s.k);
+        let mut rescale = [1.0; N];
+        for n in 0..N {
+            rescale[n] = softmax::<I>(&mut queries[n], &mut weights[n], start);
+        }
+        let acc = &mut s.acc[first * width..(first + N) * width];
+        for at in (0..width).step_by(LANES) {
+            let mut sums: [Lanes; N] = std::array::from_fn(|n| *lanes_at(acc, n * width + at));
+            for n in 0..N {
+                sums[n].iter_mut().for_each(|s| *s *= rescale[n]);
+            }
+            for key in written.clone() {
+                let v = lanes_at(&s.v, key * width + at);
+                for n in 0..N {
+                    for i in 0..LANES {
+                        sums[n][i] = fma::<I>(weights[n][key], v[i], sums[n][i]);
+                    }
                 }
-                let q = &self.q[self.query(row, head)..][..dim];
-                let keys = keys.start - start..keys.end - start;
-                let mut weights = [0.0f32; PAGE_SIZE];
-                for key in keys.clone() {
-                    weights[key] = self.score(dot::<I>(q, &s.k[key * dim..][..dim]));
-                }
-                let weights = &mut weights[keys.clone()];
-                let rescale = online_softmax(state, weights);
-                let mut scale = rescale;
-                for (weight, key) in weights.iter().zip(keys) {
-                    scale_add::<I>(acc, scale, &s.v[key * dim..][..dim], *weight);
-                    scale = 1.0;
-                }
+            }
+            for n in 0..N {
+                acc[n * width + at..][..LANES].copy_from_slice(&sums[n]);
             }
         }
     }
 
+    /// Scores of the sixteen keys of a page.
     #[inline(always)]
-    fn score(&self, product: f32) -> f32 {
-        let score = product * self.spec.scale;
-        self.spec.softcap.map_or(score, |cap| cap * (score / cap).tanh())
+    fn scores<I: Isa, const N: usize>(&self, queries: &[Query; N], k: &[f32]) -> [Lanes; N] {
+        let dim = self.spec.q.head_dim;
+        let q: [&[f32]; N] = std::array::from_fn(|n| &self.q[queries[n].at..][..dim]);
+        let mut scores = [[0.0; LANES]; N];
+        for (d, k) in k.as_chunks::<LANES>().0.iter().enumerate().take(dim) {
+            for n in 0..N {
+                for i in 0..LANES {
+                    scores[n][i] = fma::<I>(q[n][d], k[i], scores[n][i]);
+                }
+            }
+        }
+        for scores in &mut scores {
+            scores.iter_mut().for_each(|s| *s *= self.spec.scale);
+            if let Some(cap) = self.spec.softcap {
+                scores.iter_mut().for_each(|s| *s = cap * tanh::<I>(*s / cap));
+            }
+        }
+        scores
     }
 
-    #[inline(always)]
-    fn finish(&self, s: &Scratch) {
+    fn finish(&self, s: &Scratch, width: usize) {
         let dim = self.spec.q.head_dim;
-        let mut query = 0;
-        for row in self.rows.clone() {
-            for head in 0..self.heads_per_key() {
-                let at = self.query(row, head);
-                // SAFETY: a row and a query head belong to one tile only: tiles of a span have
-                // disjoint rows, spans too, and a query head has one key head.
-                let out = unsafe { self.out.part(at..at + dim) };
-                let total = s.state[query].1;
-                for (out, acc) in out.iter_mut().zip(&s.acc[query * dim..][..dim]) {
-                    *out = acc / total;
-                }
-                query += 1;
+        for (query, acc) in s.queries.iter().zip(s.acc.chunks_exact(width)) {
+            // SAFETY: a row and a query head belong to one tile only: the rows of spans and of
+            // the tiles of a span are disjoint, and a query head has one key head.
+            let out = unsafe { self.out.part(query.at..query.at + dim) };
+            for (out, acc) in out.iter_mut().zip(acc) {
+                *out = acc / query.total;
             }
         }
     }
 }
 
-/// Turns scores into weights `exp(score − maximum)` under the running maximum and adds them to
-/// the running sum; gives the factor by which what was summed before has to shrink.
+/// Turns the scores of the keys from `start` on into weights `exp(score − maximum)`, zero where
+/// the query does not see the key, and adds them to its running sum; gives the factor by which
+/// what was summed before has to shrink.
 #[inline(always)]
-fn online_softmax((maximum, total): &mut (f32, f32), scores: &mut [f32]) -> f32 {
-    let new = scores.iter().fold(*maximum, |m, &s| m.max(s));
-    let rescale = (*maximum - new).exp();
-    *total *= rescale;
-    for s in scores {
-        *s = (*s - new).exp();
-        *total += *s;
+fn softmax<I: Isa>(query: &mut Query, scores: &mut Lanes, start: usize) -> f32 {
+    if query.last < start || query.first >= start + PAGE_SIZE {
+        *scores = [0.0; LANES];
+        return 1.0;
     }
-    *maximum = new;
+    let seen = query.first.saturating_sub(start) as u32..=(query.last - start).min(LANES) as u32;
+    for i in 0..LANES {
+        if !(*seen.start() <= i as u32 && i as u32 <= *seen.end()) {
+            scores[i] = f32::NEG_INFINITY;
+        }
+    }
+    let maximum = greatest(scores).max(query.maximum);
+    let rescale = exp::<I>(query.maximum - maximum);
+    for s in scores.iter_mut() {
+        *s = exp::<I>(*s - maximum);
+    }
+    query.total = query.total * rescale + sum(scores);
+    query.maximum = maximum;
     rescale
 }
 
 #[inline(always)]
+fn greatest(scores: &Lanes) -> f32 {
+    let mut v = *scores;
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            v[i] = if v[i + half] > v[i] { v[i + half] } else { v[i] };
+        }
+        half /= 2;
+    }
+    v[0]
+}
+
+/// Values of tokens `written`; the others, which may be another sequence's or nobody's, are zero:
+/// weightless infinities would still count.
+#[inline(always)]
+fn widen_values(v: &Elements, at: usize, dim: usize, written: Range<usize>, out: &mut [f32]) {
+    let width = out.len() / PAGE_SIZE;
+    for (token, out) in out.chunks_exact_mut(width).enumerate() {
+        match written.contains(&token) {
+            true => widen(v, at + token * dim, &mut out[..dim]),
+            false => out.fill(0.0),
+        }
+    }
+}
+
+#[inline(always)]
 fn widen(elements: &Elements, at: usize, out: &mut [f32]) {
-    let len = out.len();
     match elements {
         Elements::F16(e) => {
-            for (out, e) in out.iter_mut().zip(&e[at..at + len]) {
-                *out = e.to_f32();
+            let e = &e[at..at + out.len()];
+            for (out, e) in out.iter_mut().zip(e) {
+                *out = widen_f16(e.to_bits());
             }
         }
-        Elements::F32(e) => out.copy_from_slice(&e[at..at + len]),
+        Elements::F32(e) => out.copy_from_slice(&e[at..at + out.len()]),
     }
 }

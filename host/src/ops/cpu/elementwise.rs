@@ -1,6 +1,7 @@
 //! Operations on one element at a time.
 
 use super::simd::lanes::fma;
+use super::simd::math::{exp, tanh};
 use super::simd::{Isa, Kernel};
 use crate::ops::Activation;
 
@@ -17,22 +18,22 @@ impl Kernel for Gated<'_> {
     fn run<I: Isa>(self) {
         let pairs = self.gate.iter_mut().zip(self.up);
         match self.act {
-            Activation::Silu => pairs.for_each(|(g, u)| *g = silu(*g) * u),
-            Activation::GeluTanh => pairs.for_each(|(g, u)| *g = gelu_tanh(*g) * u),
+            Activation::Silu => pairs.for_each(|(g, u)| *g = silu::<I>(*g) * u),
+            Activation::GeluTanh => pairs.for_each(|(g, u)| *g = gelu_tanh::<I>(*g) * u),
         }
     }
 }
 
 #[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
+fn silu<I: Isa>(x: f32) -> f32 {
+    x / (1.0 + exp::<I>(-x))
 }
 
 /// Source: Hendrycks & Gimpel 2016, section 2.
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+fn gelu_tanh<I: Isa>(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)).tanh())
+    0.5 * x * (1.0 + tanh::<I>(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)))
 }
 
 /// `x += y · scale`.
@@ -63,9 +64,11 @@ impl Kernel for ScaleCap<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        for x in self.x {
-            let scaled = *x * self.scale;
-            *x = self.cap.map_or(scaled, |cap| cap * (scaled / cap).tanh());
+        match self.cap {
+            None => self.x.iter_mut().for_each(|x| *x *= self.scale),
+            Some(cap) => {
+                self.x.iter_mut().for_each(|x| *x = cap * tanh::<I>(*x * self.scale / cap));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use gpu_kernels::formats::Format;
 
 use super::disjoint::Disjoint;
-use super::simd::lanes::dots;
+use super::simd::lanes::{dots, widen_f16};
 use super::simd::{Isa, Kernel, Level};
 use crate::ops::{Linear, Weight};
 
@@ -50,6 +50,9 @@ pub fn decode_rows(level: Level, w: &Weight, rows: Range<usize>, out: &mut [f32]
             out,
             widen: |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16),
         }),
+        Format::F16 => {
+            level.run(Widen { bytes, out, widen: |b| widen_f16(u16::from_le_bytes(b)) });
+        }
         format => format.decode(bytes, out),
     }
 }

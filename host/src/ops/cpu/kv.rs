@@ -1,7 +1,7 @@
 //! Keys and values in host memory.
 //!
-//! A layer's keys lie `[page][kv_head][PAGE_SIZE][head_dim]`, its values likewise, so a head's
-//! sixteen tokens of a page are one contiguous piece.
+//! A head's sixteen tokens of a page are one piece. Its values lie `[token][head_dim]`, its keys
+//! `[head_dim][token]`: the scores of a page are then sixteen lanes that nothing has to sum up.
 
 use half::f16;
 
@@ -55,6 +55,18 @@ impl KvStorage {
         &self.layers[layer]
     }
 
+    /// Fills a layer with NaN, as a broken sequence may leave it.
+    #[cfg(test)]
+    pub fn poison(&mut self, layer: usize) {
+        let LayerKv { k, v, .. } = &mut self.layers[layer];
+        for elements in [k, v] {
+            match elements {
+                Elements::F16(e) => e.fill(f16::NAN),
+                Elements::F32(e) => e.fill(f32::NAN),
+            }
+        }
+    }
+
     /// Stores the rows of a batch, `k` and `v` [rows, heads · head_dim].
     pub fn write(&mut self, layer: usize, k: &Tensor, v: &Tensor, batch: &Batch) {
         let LayerKv { heads, k: keys, v: values } = &mut self.layers[layer];
@@ -62,38 +74,44 @@ impl KvStorage {
         let width = heads * head_dim;
         assert_eq!(k.cols(), width);
         assert_eq!(v.cols(), width);
+        let (k, v) = (k.host_rows(), v.host_rows());
         for span in &batch.spans {
-            assert!(span.first_row + span.rows <= k.rows().min(v.rows()));
             let start = span.context_len - span.rows;
             for i in 0..span.rows {
                 let position = start + i;
                 let page = span.pages[position / PAGE_SIZE] as usize;
                 for head in 0..heads {
                     let from = (span.first_row + i) * width + head * head_dim;
-                    let to = element(page, head, heads, head_dim) + position % PAGE_SIZE * head_dim;
-                    keys.store(to, &k.host_rows()[from..from + head_dim]);
-                    values.store(to, &v.host_rows()[from..from + head_dim]);
+                    let (piece, token) =
+                        (element(page, head, heads, head_dim), position % PAGE_SIZE);
+                    keys.store(piece + token, PAGE_SIZE, &k[from..from + head_dim]);
+                    values.store(piece + token * head_dim, 1, &v[from..from + head_dim]);
                 }
             }
         }
     }
 }
 
-/// First element of a page's part of one head.
+/// First element of a head's piece of a page.
 #[inline(always)]
 pub fn element(page: usize, head: usize, heads: usize, head_dim: usize) -> usize {
     (page * heads + head) * PAGE_SIZE * head_dim
 }
 
 impl Elements {
-    fn store(&mut self, at: usize, values: &[f32]) {
+    /// Stores values `stride` elements apart, from element `at` on.
+    fn store(&mut self, at: usize, stride: usize, values: &[f32]) {
         match self {
             Elements::F16(e) => {
-                for (e, v) in e[at..at + values.len()].iter_mut().zip(values) {
+                for (e, v) in e[at..].iter_mut().step_by(stride).zip(values) {
                     *e = f16::from_f32(*v);
                 }
             }
-            Elements::F32(e) => e[at..at + values.len()].copy_from_slice(values),
+            Elements::F32(e) => {
+                for (e, v) in e[at..].iter_mut().step_by(stride).zip(values) {
+                    *e = *v;
+                }
+            }
         }
     }
 }

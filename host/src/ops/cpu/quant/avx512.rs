@@ -17,29 +17,46 @@ pub fn interleave(q: &[[i8; 256]; ROWS], lines: &mut [Line], shift: bool) {
     assert!(rest.is_empty());
     for (i, lines) in lines.iter_mut().enumerate() {
         let at = 16 * i;
-        // Register `j` takes rows j, j + 4, j + 8, j + 12, so that transposing inside each
-        // 128-bit lane leaves the rows in order.
-        let load = |j: usize| {
-            let row = |r: usize| {
-                let piece: &[i8; 16] = q[r][at..].first_chunk().expect("a block is 16s");
-                // SAFETY: reads the 16 bytes of `piece`.
-                unsafe { _mm_loadu_si128(piece.as_ptr().cast()) }
-            };
-            let v = _mm512_castsi128_si512(row(j));
-            let v = _mm512_inserti32x4::<1>(v, row(j + 4));
-            let v = _mm512_inserti32x4::<2>(v, row(j + 8));
-            _mm512_inserti32x4::<3>(v, row(j + 12))
-        };
-        let out = transpose([load(0), load(1), load(2), load(3)]);
+        let mut rows = [std::ptr::null(); ROWS];
+        for (pointer, row) in rows.iter_mut().zip(q) {
+            let piece: &[i8; 16] = row[at..].first_chunk().expect("a block is 16s");
+            *pointer = piece.as_ptr().cast();
+        }
+        // SAFETY: each pointer is that of 16 bytes.
+        let out = unsafe { four_lines(&rows, 0) };
         for (line, v) in lines.iter_mut().zip(out) {
             store(line, _mm512_xor_si512(v, flip));
         }
     }
 }
 
+/// The four lines that the 16 bytes at `offset` of each row make.
+///
+/// # Safety
+/// 16 bytes must be readable at `offset` of each row.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(line: &mut Line, v: __m512i) {
+pub unsafe fn four_lines(rows: &[*const u8; ROWS], offset: usize) -> [__m512i; 4] {
+    // Register `j` takes rows j, j + 4, j + 8, j + 12, so that transposing inside each 128-bit
+    // lane leaves the rows in order.
+    let mut v = [_mm512_setzero_si512(); 4];
+    for (j, v) in v.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let piece = |r: usize| _mm_loadu_si128(rows[r].add(offset).cast());
+            *v = _mm512_castsi128_si512(piece(j));
+            *v = _mm512_inserti32x4::<1>(*v, piece(j + 4));
+            *v = _mm512_inserti32x4::<2>(*v, piece(j + 8));
+            *v = _mm512_inserti32x4::<3>(*v, piece(j + 12));
+        }
+    }
+    transpose(v)
+}
+
+/// Stores a line.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn store(line: &mut Line, v: __m512i) {
     // SAFETY: a line is 64 bytes, aligned to 64.
     unsafe { _mm512_store_si512(std::ptr::from_mut(line).cast(), v) }
 }
@@ -97,11 +114,14 @@ fn rows<C: Codec, F: FnMut(usize, &[f32; ROWS]), const M: usize>(
     let groups = cols / C::GROUP_LEN;
     let lines = C::GROUP_LEN / LINE;
     let sums = sums::<C>(x);
-    let q: [&[i8]; M] = std::array::from_fn(|m| &x.q[(row + m) * cols..][..cols]);
-    let scale: [&[f32]; M] =
-        std::array::from_fn(|m| &x.scale[(row + m) * (cols / BLOCK)..][..cols / BLOCK]);
-    let shift: [&[i32]; M] = std::array::from_fn(|m| &sums.shift[(row + m) * groups..][..groups]);
-    let scaled: [&[f32]; M] = std::array::from_fn(|m| &sums.scaled[(row + m) * groups..][..groups]);
+    let (mut q, mut scale) = ([&x.q[..0]; M], [&x.scale[..0]; M]);
+    let (mut shift, mut scaled) = ([&sums.shift[..0]; M], [&sums.scaled[..0]; M]);
+    for m in 0..M {
+        q[m] = &x.q[(row + m) * cols..][..cols];
+        scale[m] = &x.scale[(row + m) * (cols / BLOCK)..][..cols / BLOCK];
+        shift[m] = &sums.shift[(row + m) * groups..][..groups];
+        scaled[m] = &sums.scaled[(row + m) * groups..][..groups];
+    }
     let mut total = [_mm512_setzero_ps(); M];
     for g in 0..groups {
         let mut sum = [_mm512_setzero_si512(); M];

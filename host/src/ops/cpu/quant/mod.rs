@@ -13,6 +13,8 @@ mod avx2;
 mod avx512;
 mod panel;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod unpack512;
 
 use std::cell::RefCell;
 use std::ops::Range;

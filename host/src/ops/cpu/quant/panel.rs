@@ -63,6 +63,13 @@ impl Panel {
             let row = (rows.start + i).min(rows.end - 1);
             &blocks[row * row_blocks..][..row_blocks]
         });
+        #[cfg(target_arch = "x86_64")]
+        if matches!(level, Level::Avx512) {
+            // SAFETY: a level is only ever one that the machine has.
+            if unsafe { super::unpack512::fill(self, w.format(), &sources) } {
+                return;
+            }
+        }
         level.run(Fill::<C> { panel: self, sources });
     }
 }

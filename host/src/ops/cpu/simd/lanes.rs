@@ -74,16 +74,15 @@ pub fn lanes_at(row: &[f32], at: usize) -> &Lanes {
     row[at..].first_chunk().expect("a whole number of lanes is left")
 }
 
-/// `Σ_k a[k] · b[k]`.
+/// An IEEE half as F32, exactly, in a way that compiles to vector code.
 #[inline(always)]
-pub fn dot<I: Isa>(a: &[f32], b: &[f32]) -> f32 {
-    dots::<I, 1, 1>([a], [b], a.len())[0][0]
-}
-
-/// `y = y · scale + x · factor`.
-#[inline(always)]
-pub fn scale_add<I: Isa>(y: &mut [f32], scale: f32, x: &[f32], factor: f32) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = fma::<I>(*x, factor, *y * scale);
-    }
+pub fn widen_f16(half: u16) -> f32 {
+    let magnitude = u32::from(half & 0x7fff) << 13;
+    let sign = u32::from(half & 0x8000) << 16;
+    // The exponent is 112 too small: multiplying corrects it, subnormals included. Infinities and
+    // NaN stop 112 short of the greatest exponent.
+    let finite = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
+    let special = f32::from_bits(magnitude | 0xff << 23);
+    let value = if magnitude < 0x1f << 23 { finite } else { special };
+    f32::from_bits(value.to_bits() | sign)
 }

@@ -2,9 +2,10 @@
 //!
 //! Most kernels are plain loops over fixed-size lane arrays ([`Kernel`]) that the compiler turns
 //! into vector code once per [`Level`]. The integer dot products, where that is not enough, are
-//! written out in `vnni.rs` and `avx2.rs` beside their scalar reference.
+//! written out in `quant/avx512.rs` and `quant/avx2.rs` beside their scalar reference.
 
 pub mod lanes;
+pub mod math;
 
 /// What the machine can do, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
