@@ -5,7 +5,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 
 use super::request::Generation;
-use super::{EngineError, RequestError};
+use super::{EngineError, RequestError, Visit};
 
 /// An order to the engine thread. Cancellation is not one: it is a flag of the request, so that
 /// no queue can stand in its way.
@@ -17,9 +17,6 @@ pub(super) enum Command {
     /// Wake up and see that [`Shared::stopping`] is set.
     Stop,
 }
-
-/// Sees the logits of each position.
-pub(super) type Visit = Box<dyn FnMut(usize, &[f32]) + Send>;
 
 /// An evaluation in progress.
 pub(super) struct Evaluation {

@@ -219,6 +219,9 @@ pub enum Health {
 /// Most requests waiting or running in an engine.
 pub const MAX_IN_PROGRESS: usize = 64;
 
+/// Sees the logits [vocab_size] of each position of an evaluation.
+pub type Visit = Box<dyn FnMut(usize, &[f32]) + Send>;
+
 /// A loaded model and its thread. Dropping it ends the thread after the step it computes;
 /// requests in progress end as cancelled.
 #[derive(Debug)]
@@ -301,7 +304,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         first: usize,
-        visit: Box<dyn FnMut(usize, &[f32]) + Send>,
+        visit: Visit,
     ) -> Result<(), EngineError> {
         request::check_prompt(&tokens, self.sizes())?;
         if first >= tokens.len() {

@@ -1,3 +1,203 @@
-//! Options that are refused before a file is opened.
+//! Loading tiny checkpoints whose answers another implementation gave, and options that are
+//! refused.
+
+use serde_json::Value;
 
 use super::*;
+use crate::engine::testing::read;
+use crate::engine::{ErrorKind, Event, FinishReason, Request};
+use crate::sampling::SamplingParams;
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tiny");
+
+#[derive(Default)]
+struct Progress {
+    done: u64,
+    total: u64,
+}
+
+impl LoadProgress for Progress {
+    fn tensor(&mut self, _: &str, done: u64, total: u64) {
+        assert!(done >= self.done && done <= total);
+        (self.done, self.total) = (done, total);
+    }
+}
+
+fn options(model: &str) -> EngineOptions {
+    let mut config = Config::default();
+    config.runtime.exact = true;
+    EngineOptions {
+        model: Path::new(TINY).join(model),
+        config,
+        device: None,
+        gpu_layers: 0,
+        threads: 1,
+        max_seq_len: None,
+        min_kv_tokens: None,
+        chat_template: "auto".to_owned(),
+    }
+}
+
+fn start(options: &EngineOptions) -> Result<Engine, EngineError> {
+    load(options, &mut Progress::default())
+}
+
+fn refusal(change: impl FnOnce(&mut EngineOptions)) -> (ErrorKind, String) {
+    let mut options = options("llama/llama-f32.gguf");
+    change(&mut options);
+    let error = start(&options).unwrap_err();
+    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+    (error.kind(), format!("{error}{}", source.unwrap_or_default()))
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Greedy answers of transformers, in small chunks, each prompt twice: the second time mostly from
+/// the cache where that is safe.
+#[test]
+fn tiny_models_answer_as_the_reference_did() {
+    for (model, reuses) in
+        [("llama", true), ("llama/llama-f32.gguf", true), ("phi3_longrope", false)]
+    {
+        let mut options = options(model);
+        options.config.runtime.prefill_chunk_size = 5;
+        let mut progress = Progress::default();
+        let engine = load(&options, &mut progress).unwrap();
+        assert!(progress.total > 0);
+        assert_eq!(progress.done, progress.total);
+        let family = model.split('/').next().unwrap();
+        let oracle = std::fs::read(Path::new(TINY).join(family).join("oracle.json")).unwrap();
+        let oracle: Value = serde_json::from_slice(&oracle).unwrap();
+        let tokenizer = engine.tokenizer().unwrap().clone();
+        for case in oracle["prompts"].as_array().unwrap() {
+            let prompt = ids(&case["ids"]);
+            let mut expected = ids(&case["greedy16"]);
+            if let Some(end) = expected.iter().position(|&id| tokenizer.is_end_of_generation(id)) {
+                expected.truncate(end + 1);
+            }
+            for round in 0..2 {
+                let request = Request {
+                    prompt: prompt.clone(),
+                    max_tokens: 16,
+                    sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+                    stop: vec![],
+                    logprobs: None,
+                    ignore_eos: false,
+                };
+                let answer = read(engine.submit(request).unwrap());
+                assert_eq!(answer.tokens, expected, "{model}, round {round}");
+                let all_but_last = if reuses { prompt.len() - 1 } else { 0 };
+                if round == 1 {
+                    assert_eq!(answer.cached, Some(all_but_last), "{model}");
+                }
+                // Alone, a sequence loses the space that encoding puts before its first word.
+                let whole: Vec<u32> = prompt.iter().chain(&answer.tokens).copied().collect();
+                let shown = tokenizer.decode(&prompt, true) + &answer.text;
+                assert_eq!(shown, tokenizer.decode(&whole, true), "{model}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_loaded_is_described() {
+    let mut options = options("llama");
+    options.max_seq_len = Some(100);
+    options.gpu_layers = -1;
+    let engine = start(&options).unwrap();
+    let info = engine.info();
+    assert_eq!((info.name.as_str(), info.architecture.as_str()), ("llama", "llama"));
+    assert_eq!((info.vocab_size, info.max_seq_len), (768, 100));
+    assert!(info.description.starts_with("llama ") && info.description.ends_with(" F32"));
+    assert!(info.device.contains("CPU"), "{}", info.device);
+    assert_eq!(info.weight_bytes, 4 * info.parameters);
+    assert!(engine.notices().iter().any(|notice| notice.contains("CPU")));
+    assert!(engine.template().is_some());
+    assert_eq!(engine.memory_plan().kv_pages, 7);
+    assert!(engine.memory_plan().to_string().contains("KV cache F32"));
+}
+
+#[test]
+fn templates_are_chosen_by_name() {
+    let mut options = options("llama");
+    for (name, some) in [("none", false), ("chatml", true)] {
+        options.chat_template = name.to_owned();
+        assert_eq!(start(&options).unwrap().template().is_some(), some, "{name}");
+    }
+    let (kind, text) = refusal(|options| options.chat_template = "alpaca".to_owned());
+    assert_eq!(kind, ErrorKind::InvalidArgument);
+    assert!(text.contains("alpaca") && text.contains("auto, none, chatml"), "{text}");
+}
+
+#[test]
+fn what_this_build_cannot_do_is_refused_by_name() {
+    let cases: [(fn(&mut EngineOptions), &str); 5] = [
+        (|o| o.device = Some(0), "--device 0"),
+        (|o| o.gpu_layers = 4, "--gpu-layers 4"),
+        (|o| o.config.kv_cache.dtype = KvSetting::Fp8, "kv_cache.dtype = \"fp8\""),
+        (|o| o.config.attention.mxfp4 = Toggle::Always, "attention.mxfp4 = \"always\""),
+        (|o| o.config.runtime.cuda_graphs = Toggle::Always, "runtime.cuda_graphs"),
+    ];
+    for (change, name) in cases {
+        let (kind, text) = refusal(change);
+        assert_eq!(kind, ErrorKind::Unsupported, "{text}");
+        assert!(text.starts_with(name), "{text}");
+    }
+}
+
+#[test]
+fn settings_that_contradict_are_refused() {
+    let (kind, text) = refusal(|options| options.config.kv_cache.dtype = KvSetting::Fp16);
+    assert_eq!(kind, ErrorKind::InvalidArgument, "{text}");
+    let (kind, text) = refusal(|options| options.gpu_layers = -2);
+    assert_eq!(kind, ErrorKind::InvalidArgument, "{text}");
+    let (kind, text) = refusal(|options| options.max_seq_len = Some(0));
+    assert_eq!(kind, ErrorKind::InvalidArgument, "{text}");
+}
+
+#[test]
+fn errors_are_sorted_for_exit_codes() {
+    let (kind, text) = refusal(|options| options.model = "/nowhere/model.gguf".into());
+    assert_eq!(kind, ErrorKind::NotFound, "{text}");
+    assert!(text.contains("/nowhere/model.gguf"), "{text}");
+    let (kind, text) = refusal(|options| options.model = Path::new(TINY).join("llama/oracle.json"));
+    assert_eq!(kind, ErrorKind::InvalidModel, "{text}");
+    let (kind, text) = refusal(|options| options.max_seq_len = Some(1 << 30));
+    assert_eq!(kind, ErrorKind::OutOfMemory, "{text}");
+    assert!(text.contains("try --max-seq-len"), "{text}");
+}
+
+/// The default mode: F16 keys and values, all of the machine's cores.
+#[test]
+fn the_default_mode_answers() {
+    let mut options = options("llama");
+    options.config = Config::default();
+    options.threads = 0;
+    let engine = start(&options).unwrap();
+    assert!(engine.memory_plan().to_string().contains("KV cache F16"));
+    let prompt = engine.tokenizer().unwrap().encode("Hello", true, false).unwrap();
+    let request = Request {
+        prompt,
+        max_tokens: 5,
+        sampling: SamplingParams::default(),
+        stop: vec![],
+        logprobs: Some(2),
+        ignore_eos: true,
+    };
+    let mut handle = engine.submit(request).unwrap();
+    let mut tokens = 0;
+    while let Some(event) = handle.blocking_recv() {
+        match event {
+            Event::Token { logprob, .. } => {
+                assert_eq!(logprob.unwrap().top.len(), 2);
+                tokens += 1;
+            }
+            Event::Done { reason, .. } => assert_eq!(reason, FinishReason::Length),
+            Event::Failed(error) => panic!("{error}"),
+            Event::Prefilled { .. } => {}
+        }
+    }
+    assert_eq!(tokens, 5);
+}
