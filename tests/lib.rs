@@ -4,8 +4,11 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use host::engine::{Engine, EngineOptions, Event, LoadProgress, Request};
 use host::sampling::SamplingParams;
@@ -43,8 +46,146 @@ pub fn imp_cli() -> Command {
     assert!(path.exists(), "{} is missing: run `cargo build -p cli` first", path.display());
     let mut command = Command::new(path);
     // A developer's own configuration must not change what is tested.
-    command.env_remove("IMP_CONFIG").env("HOME", env!("CARGO_MANIFEST_DIR")).current_dir(data(""));
+    for variable in ["IMP_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
+        command.env_remove(variable);
+    }
+    command.env("HOME", env!("CARGO_MANIFEST_DIR")).current_dir(data(""));
     command
+}
+
+/// How a run of the program ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ran {
+    /// What was printed as one JSON value; panics unless the program succeeded.
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {:?}", self.out))
+    }
+}
+
+/// Runs the program with these arguments and nothing on its standard input.
+pub fn run(args: &[&str]) -> Ran {
+    Running::start(imp_cli().args(args), b"").end()
+}
+
+/// The program while it runs. A test that fails meanwhile leaves no process behind.
+pub struct Running {
+    child: Child,
+    line: String,
+    out: Option<JoinHandle<Vec<u8>>>,
+    err: Option<JoinHandle<Vec<u8>>>,
+}
+
+/// Longer than any run of a test takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+impl Running {
+    /// Starts a command whose standard input is `input`, then ends.
+    pub fn start(command: &mut Command, input: &[u8]) -> Self {
+        let mut running = Self::open(command);
+        running.out = running.child.stdout.take().map(collect);
+        let mut stdin = running.child.stdin.take().expect("piped");
+        let input = input.to_vec();
+        // A program that ends without reading its input is not at fault.
+        std::thread::spawn(move || drop(stdin.write_all(&input)));
+        running
+    }
+
+    /// Starts a command whose standard input and output the test holds itself.
+    pub fn open(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let line = format!("{command:?}");
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{line}: {e}"));
+        let err = child.stderr.take().map(collect);
+        Self { child, line, out: None, err }
+    }
+
+    /// The process.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends SIGINT, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status().expect("kill can be run");
+        assert!(sent.success(), "no process {pid}");
+    }
+
+    /// Waits for the end; panics when it does not come.
+    pub fn end(mut self) -> Ran {
+        let started = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                break status;
+            }
+            assert!(started.elapsed() < PATIENCE, "{} does not end", self.line);
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let text = |stream: Option<JoinHandle<Vec<u8>>>, name: &str| {
+            let bytes = stream.map(|s| s.join().expect("a pipe can be read")).unwrap_or_default();
+            String::from_utf8(bytes).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.line))
+        };
+        let (out, err) = (self.out.take(), self.err.take());
+        let ran = Ran { code: status.code(), out: text(out, "stdout"), err: text(err, "stderr") };
+        assert!(!ran.err.contains("panicked"), "{}: {}", self.line, ran.err);
+        ran
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail when it has ended, which is the usual case.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = vec![];
+        stream.read_to_end(&mut bytes).expect("a pipe can be read");
+        bytes
+    })
+}
+
+/// A directory that is removed at the end of the test.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// An empty one; `name` tells tests of a process apart.
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("imp-tests-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self(path)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file into it and gives its path as an argument.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        path.into_os_string().into_string().expect("a UTF-8 path")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // left to the system when it fails
+    }
 }
 
 struct Silent;
