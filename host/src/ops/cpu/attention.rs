@@ -12,7 +12,7 @@ use half::f16;
 use super::disjoint::Disjoint;
 use super::kv::{Elements, LayerKv, element};
 use super::pool::Pool;
-use super::simd::lanes::{LANES, Lanes, lanes_at, lanes_at_mut, sum, widen_f16};
+use super::simd::lanes::{LANES, Lanes, fma, lanes_at, lanes_at_mut, sum, widen_f16};
 use super::simd::math::{exp, tanh};
 use super::simd::vector::Vector;
 use super::simd::{Isa, Kernel, Level};
@@ -53,8 +53,9 @@ struct Query {
     last: usize,
     /// Greatest score so far.
     maximum: f32,
-    /// Sum of the weights so far, relative to `maximum`.
-    total: f32,
+    /// Sums of the weights so far, relative to `maximum`; lane `i` has those of the pages' `i`th
+    /// tokens.
+    total: Lanes,
 }
 
 /// Attends with every row of a batch; `q` and `out` are [rows, heads · head_dim].
@@ -161,7 +162,7 @@ impl Tile<'_> {
         let first = self.spec.window.map_or(0, |w| (last + 1).saturating_sub(w));
         let head = self.kv_head * self.heads_per_key() + head;
         let at = ((self.span.first_row + row) * self.spec.q.heads + head) * self.spec.q.head_dim;
-        Query { at, first, last, maximum: f32::NEG_INFINITY, total: 0.0 }
+        Query { at, first, last, maximum: f32::NEG_INFINITY, total: [0.0; LANES] }
     }
 
     /// Takes the page whose first position is `start` into the softmax of `N` queries.
@@ -237,8 +238,9 @@ impl Tile<'_> {
             // SAFETY: a row and a query head belong to one tile only: the rows of spans and of
             // the tiles of a span are disjoint, and a query head has one key head.
             let out = unsafe { self.out.part(query.at..query.at + dim) };
+            let total = sum(&query.total);
             for (out, acc) in out.iter_mut().zip(acc) {
-                *out = acc / query.total;
+                *out = acc / total;
             }
         }
     }
@@ -259,27 +261,14 @@ fn softmax<I: Isa>(query: &mut Query, scores: &mut Lanes, start: usize) -> f32 {
             scores[i] = f32::NEG_INFINITY;
         }
     }
-    let maximum = greatest(scores).max(query.maximum);
+    let maximum = I::V::load(scores).greatest().max(query.maximum);
     let rescale = exp::<I>(query.maximum - maximum);
-    for s in scores.iter_mut() {
+    for (s, total) in scores.iter_mut().zip(&mut query.total) {
         *s = exp::<I>(*s - maximum);
+        *total = fma::<I>(*total, rescale, *s);
     }
-    query.total = query.total * rescale + sum(scores);
     query.maximum = maximum;
     rescale
-}
-
-#[inline(always)]
-fn greatest(scores: &Lanes) -> f32 {
-    let mut v = *scores;
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            v[i] = if v[i + half] > v[i] { v[i + half] } else { v[i] };
-        }
-        half /= 2;
-    }
-    v[0]
 }
 
 /// Values of tokens `written`; the others, which may be another sequence's or nobody's, are zero:

@@ -53,8 +53,7 @@ pub fn fill<B>(panel: &mut Panel, format: Format, rows: &[&[B]; ROWS]) -> bool {
         }
         source.advance(bytes);
         for line in (0..bytes * ROWS).step_by(64) {
-            // SAFETY: a prefetch reads nothing, so any address will do.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line).cast()) };
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line).cast());
         }
         next = next.wrapping_add(bytes * ROWS);
     }

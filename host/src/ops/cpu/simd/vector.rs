@@ -19,6 +19,8 @@ pub trait Vector: Copy {
     fn mul(self, other: Self) -> Self;
     /// `self · other + addend`, fused where that is an instruction.
     fn fma(self, other: Self, addend: Self) -> Self;
+    /// The greatest lane; NaN is passed over or returned.
+    fn greatest(self) -> f32;
 }
 
 impl Vector for Lanes {
@@ -54,6 +56,10 @@ impl Vector for Lanes {
             };
         }
         self
+    }
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        self.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 }
 
@@ -93,6 +99,18 @@ mod x86 {
         fn fma(self, other: Self, addend: Self) -> Self {
             // SAFETY: as for `splat`.
             unsafe { _mm512_fmadd_ps(self, other, addend) }
+        }
+        #[inline(always)]
+        fn greatest(self) -> f32 {
+            // SAFETY: as for `splat`.
+            unsafe {
+                let halves = _mm512_shuffle_f32x4::<0b01_00_11_10>(self, self);
+                let v = _mm512_max_ps(self, halves);
+                let v = _mm512_max_ps(v, _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v));
+                let v = _mm512_max_ps(v, _mm512_permute_ps::<0b01_00_11_10>(v));
+                let v = _mm512_max_ps(v, _mm512_permute_ps::<0b10_11_00_01>(v));
+                _mm512_cvtss_f32(v)
+            }
         }
     }
 
@@ -136,6 +154,16 @@ mod x86 {
                     _mm256_fmadd_ps(self[0], other[0], addend[0]),
                     _mm256_fmadd_ps(self[1], other[1], addend[1]),
                 ]
+            }
+        }
+        #[inline(always)]
+        fn greatest(self) -> f32 {
+            // SAFETY: as for `splat`.
+            unsafe {
+                let v = _mm256_max_ps(self[0], self[1]);
+                let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let v = _mm_max_ps(v, _mm_permute_ps::<0b01_00_11_10>(v));
+                _mm_cvtss_f32(_mm_max_ps(v, _mm_permute_ps::<0b10_11_00_01>(v)))
             }
         }
     }
