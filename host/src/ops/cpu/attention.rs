@@ -7,11 +7,14 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use half::f16;
+
 use super::disjoint::Disjoint;
 use super::kv::{Elements, LayerKv, element};
 use super::pool::Pool;
-use super::simd::lanes::{LANES, Lanes, fma, lanes_at, sum, widen_f16};
+use super::simd::lanes::{LANES, Lanes, fma, lanes_at, lanes_at_mut, sum, widen_f16};
 use super::simd::math::{exp, tanh};
+use super::simd::vector::Vector;
 use super::simd::{Isa, Kernel, Level};
 use crate::kv::PAGE_SIZE;
 use crate::ops::{AttendSpec, Batch, Span};
@@ -20,6 +23,8 @@ const _: () = assert!(PAGE_SIZE == LANES, "the scores of a page are one accumula
 
 /// Query rows of a tile: a page is widened once for them and their heads.
 const TILE_ROWS: usize = 16;
+/// Queries are computed in multiples of this, the last one repeated.
+const QUERIES: usize = 4;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -48,8 +53,9 @@ struct Query {
     last: usize,
     /// Greatest score so far.
     maximum: f32,
-    /// Sum of the weights so far, relative to `maximum`.
-    total: f32,
+    /// Sums of the weights so far, relative to `maximum`; lane `i` has those of the pages' `i`th
+    /// tokens.
+    total: Lanes,
 }
 
 /// Attends with every row of a batch; `q` and `out` are [rows, heads · head_dim].
@@ -112,16 +118,17 @@ impl Kernel for Attend<'_, '_> {
             let written = first.max(start) - start..(last + 1).min(start + PAGE_SIZE) - start;
             let number = tile.span.pages[page] as usize;
             let at = element(number, tile.kv_head, tile.spec.kv_heads, dim);
-            widen(&tile.layer.k, at, &mut scratch.k);
-            widen_values(&tile.layer.v, at, dim, written.clone(), &mut scratch.v);
+            widen::<I>(&tile.layer.k, at, &mut scratch.k);
+            widen_values::<I>(&tile.layer.v, at, dim, written.clone(), &mut scratch.v);
             let mut query = 0;
-            while query + 4 <= scratch.queries.len() {
-                tile.page::<I, 4>(scratch, query, start, written.clone(), width);
-                query += 4;
+            // Eight independent sums keep the multipliers busy.
+            while query + 8 <= scratch.queries.len() {
+                tile.page::<I, 8>(scratch, query, start, written.clone(), width);
+                query += 8;
             }
             while query < scratch.queries.len() {
-                tile.page::<I, 1>(scratch, query, start, written.clone(), width);
-                query += 1;
+                tile.page::<I, QUERIES>(scratch, query, start, written.clone(), width);
+                query += QUERIES;
             }
         }
         tile.finish(scratch, width);
@@ -139,6 +146,8 @@ impl Tile<'_> {
                 s.queries.push(self.query(row, head));
             }
         }
+        let last = s.queries[s.queries.len() - 1];
+        s.queries.resize(s.queries.len().next_multiple_of(QUERIES), last);
         s.acc.clear();
         s.acc.resize(s.queries.len() * width, 0.0);
     }
@@ -153,7 +162,7 @@ impl Tile<'_> {
         let first = self.spec.window.map_or(0, |w| (last + 1).saturating_sub(w));
         let head = self.kv_head * self.heads_per_key() + head;
         let at = ((self.span.first_row + row) * self.spec.q.heads + head) * self.spec.q.head_dim;
-        Query { at, first, last, maximum: f32::NEG_INFINITY, total: 0.0 }
+        Query { at, first, last, maximum: f32::NEG_INFINITY, total: [0.0; LANES] }
     }
 
     /// Takes the page whose first position is `start` into the softmax of `N` queries.
@@ -177,20 +186,19 @@ impl Tile<'_> {
         }
         let acc = &mut s.acc[first * width..(first + N) * width];
         for at in (0..width).step_by(LANES) {
-            let mut sums: [Lanes; N] = std::array::from_fn(|n| *lanes_at(acc, n * width + at));
+            let mut sums = [I::V::splat(0.0); N];
             for n in 0..N {
-                sums[n].iter_mut().for_each(|s| *s *= rescale[n]);
+                let before = I::V::load(lanes_at(acc, n * width + at));
+                sums[n] = before.mul(I::V::splat(rescale[n]));
             }
             for key in written.clone() {
-                let v = lanes_at(&s.v, key * width + at);
+                let v = I::V::load(lanes_at(&s.v, key * width + at));
                 for n in 0..N {
-                    for i in 0..LANES {
-                        sums[n][i] = fma::<I>(weights[n][key], v[i], sums[n][i]);
-                    }
+                    sums[n] = v.fma(I::V::splat(weights[n][key]), sums[n]);
                 }
             }
             for n in 0..N {
-                acc[n * width + at..][..LANES].copy_from_slice(&sums[n]);
+                sums[n].store(lanes_at_mut(acc, n * width + at));
             }
         }
     }
@@ -199,14 +207,20 @@ impl Tile<'_> {
     #[inline(always)]
     fn scores<I: Isa, const N: usize>(&self, queries: &[Query; N], k: &[f32]) -> [Lanes; N] {
         let dim = self.spec.q.head_dim;
-        let q: [&[f32]; N] = std::array::from_fn(|n| &self.q[queries[n].at..][..dim]);
-        let mut scores = [[0.0; LANES]; N];
-        for (d, k) in k.as_chunks::<LANES>().0.iter().enumerate().take(dim) {
+        let mut q = [&self.q[..0]; N];
+        for n in 0..N {
+            q[n] = &self.q[queries[n].at..][..dim];
+        }
+        let mut sums = [I::V::splat(0.0); N];
+        for (d, k) in k.as_chunks::<LANES>().0[..dim].iter().enumerate() {
+            let k = I::V::load(k);
             for n in 0..N {
-                for i in 0..LANES {
-                    scores[n][i] = fma::<I>(q[n][d], k[i], scores[n][i]);
-                }
+                sums[n] = k.fma(I::V::splat(q[n][d]), sums[n]);
             }
+        }
+        let mut scores = [[0.0; LANES]; N];
+        for n in 0..N {
+            sums[n].store(&mut scores[n]);
         }
         for scores in &mut scores {
             scores.iter_mut().for_each(|s| *s *= self.spec.scale);
@@ -219,12 +233,14 @@ impl Tile<'_> {
 
     fn finish(&self, s: &Scratch, width: usize) {
         let dim = self.spec.q.head_dim;
-        for (query, acc) in s.queries.iter().zip(s.acc.chunks_exact(width)) {
+        let queries = self.rows.len() * self.heads_per_key();
+        for (query, acc) in s.queries[..queries].iter().zip(s.acc.chunks_exact(width)) {
             // SAFETY: a row and a query head belong to one tile only: the rows of spans and of
             // the tiles of a span are disjoint, and a query head has one key head.
             let out = unsafe { self.out.part(query.at..query.at + dim) };
+            let total = sum(&query.total);
             for (out, acc) in out.iter_mut().zip(acc) {
-                *out = acc / query.total;
+                *out = acc / total;
             }
         }
     }
@@ -245,49 +261,47 @@ fn softmax<I: Isa>(query: &mut Query, scores: &mut Lanes, start: usize) -> f32 {
             scores[i] = f32::NEG_INFINITY;
         }
     }
-    let maximum = greatest(scores).max(query.maximum);
+    let maximum = I::V::load(scores).greatest().max(query.maximum);
     let rescale = exp::<I>(query.maximum - maximum);
-    for s in scores.iter_mut() {
+    for (s, total) in scores.iter_mut().zip(&mut query.total) {
         *s = exp::<I>(*s - maximum);
+        *total = fma::<I>(*total, rescale, *s);
     }
-    query.total = query.total * rescale + sum(scores);
     query.maximum = maximum;
     rescale
-}
-
-#[inline(always)]
-fn greatest(scores: &Lanes) -> f32 {
-    let mut v = *scores;
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            v[i] = if v[i + half] > v[i] { v[i + half] } else { v[i] };
-        }
-        half /= 2;
-    }
-    v[0]
 }
 
 /// Values of tokens `written`; the others, which may be another sequence's or nobody's, are zero:
 /// weightless infinities would still count.
 #[inline(always)]
-fn widen_values(v: &Elements, at: usize, dim: usize, written: Range<usize>, out: &mut [f32]) {
+fn widen_values<I: Isa>(
+    v: &Elements,
+    at: usize,
+    dim: usize,
+    written: Range<usize>,
+    out: &mut [f32],
+) {
     let width = out.len() / PAGE_SIZE;
     for (token, out) in out.chunks_exact_mut(width).enumerate() {
         match written.contains(&token) {
-            true => widen(v, at + token * dim, &mut out[..dim]),
+            true => widen::<I>(v, at + token * dim, &mut out[..dim]),
             false => out.fill(0.0),
         }
     }
 }
 
 #[inline(always)]
-fn widen(elements: &Elements, at: usize, out: &mut [f32]) {
+fn widen<I: Isa>(elements: &Elements, at: usize, out: &mut [f32]) {
     match elements {
         Elements::F16(e) => {
-            let e = &e[at..at + out.len()];
-            for (out, e) in out.iter_mut().zip(e) {
-                *out = widen_f16(e.to_bits());
+            let e = bytemuck::cast_slice::<f16, u16>(&e[at..at + out.len()]);
+            let (whole, rest) = out.as_chunks_mut::<LANES>();
+            let (halves, rest_halves) = e.as_chunks::<LANES>();
+            for (out, e) in whole.iter_mut().zip(halves) {
+                I::V::load_f16(e).store(out);
+            }
+            for (out, e) in rest.iter_mut().zip(rest_halves) {
+                *out = widen_f16(*e);
             }
         }
         Elements::F32(e) => out.copy_from_slice(&e[at..at + out.len()]),

@@ -4,6 +4,7 @@
 //! `[head_dim][token]`: the scores of a page are then sixteen lanes that nothing has to sum up.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::zeroed;
 use crate::kv::PAGE_SIZE;
@@ -103,8 +104,13 @@ impl Elements {
     fn store(&mut self, at: usize, stride: usize, values: &[f32]) {
         match self {
             Elements::F16(e) => {
-                for (e, v) in e[at..].iter_mut().step_by(stride).zip(values) {
-                    *e = f16::from_f32(*v);
+                // A slice at a time: what the processor can is asked once a slice.
+                let mut halves = [f16::ZERO; 64];
+                for (i, values) in values.chunks(64).enumerate() {
+                    let halves = &mut halves[..values.len()];
+                    halves.convert_from_f32_slice(values);
+                    let to = e[at + 64 * i * stride..].iter_mut().step_by(stride);
+                    to.zip(halves).for_each(|(e, v)| *e = *v);
                 }
             }
             Elements::F32(e) => {

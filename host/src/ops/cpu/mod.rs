@@ -5,6 +5,8 @@
 //! products are F32 throughout; by default activations become 8-bit integers where the weights
 //! are quantized, and nothing else is lowered.
 
+#![allow(clippy::needless_range_loop, reason = "loops over lanes read best by index")]
+
 mod attention;
 mod disjoint;
 mod elementwise;

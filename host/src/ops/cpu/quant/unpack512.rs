@@ -18,15 +18,23 @@ use super::panel::{Line, Panel, PerRow, ROWS};
 pub fn fill<B>(panel: &mut Panel, format: Format, rows: &[&[B]; ROWS]) -> bool {
     let blocks = rows[0].len();
     assert!(rows.iter().all(|r| r.len() == blocks));
-    let mut source = Source { rows: [std::ptr::null(); ROWS] };
-    for (pointer, row) in source.rows.iter_mut().zip(rows) {
-        *pointer = row.as_ptr().cast();
+    let mut source = Source { rows: [std::ptr::null(); ROWS], offsets: [0; ROWS] };
+    for (r, row) in rows.iter().enumerate() {
+        source.rows[r] = row.as_ptr().cast();
+        // A gather takes 32-bit offsets.
+        let Ok(offset) = i32::try_from(source.rows[r].addr() - source.rows[0].addr()) else {
+            return false;
+        };
+        source.offsets[r] = offset;
     }
     let (bytes, len) = (format.block_bytes(), format.block_len());
     assert!(bytes == size_of::<B>());
     assert!(panel.q.len() * 4 == blocks * len);
     let groups = panel.scale.len() / blocks;
     assert!(panel.scale.len() == panel.min.len());
+    // The rows of a panel are read side by side, which no hardware prefetcher follows from one
+    // panel to the next: while this one is unpacked, the next one is fetched.
+    let mut next = source.rows[0].wrapping_add(blocks * bytes * ROWS);
     let parts = panel.q.chunks_exact_mut(len / 4);
     let values = panel.scale.chunks_exact_mut(groups).zip(panel.min.chunks_exact_mut(groups));
     for (q, (scale, min)) in parts.zip(values) {
@@ -44,6 +52,10 @@ pub fn fill<B>(panel: &mut Panel, format: Format, rows: &[&[B]; ROWS]) -> bool {
             }
         }
         source.advance(bytes);
+        for line in (0..bytes * ROWS).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line).cast());
+        }
+        next = next.wrapping_add(bytes * ROWS);
     }
     true
 }
@@ -51,6 +63,8 @@ pub fn fill<B>(panel: &mut Panel, format: Format, rows: &[&[B]; ROWS]) -> bool {
 /// Where a block of each row begins. The functions that read it are given offsets inside it.
 struct Source {
     rows: [*const u8; ROWS],
+    /// The same, relative to the first row.
+    offsets: [i32; ROWS],
 }
 
 impl Source {
@@ -69,13 +83,12 @@ impl Source {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn words(&self, offset: usize) -> __m512i {
-        let mut words = [0u32; ROWS];
-        for (word, row) in words.iter_mut().zip(&self.rows) {
-            // SAFETY: the caller's promise.
-            *word = unsafe { row.add(offset).cast::<u32>().read_unaligned() };
+        // SAFETY: the offsets are those of the rows from the first one; for the rest, the
+        // caller's promise.
+        unsafe {
+            let offsets = _mm512_loadu_si512(self.offsets.as_ptr().cast());
+            _mm512_i32gather_epi32::<1>(offsets, self.rows[0].add(offset).cast())
         }
-        // SAFETY: reads the 16 words.
-        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
     }
 }
 

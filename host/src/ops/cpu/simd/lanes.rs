@@ -1,6 +1,7 @@
 //! Loops over lanes that compile to vector code: products, sums and dot products of F32.
 
 use super::Isa;
+use super::vector::Vector;
 
 /// Lanes of an accumulator: one AVX-512 register, two of AVX2, four of NEON.
 pub const LANES: usize = 16;
@@ -40,17 +41,15 @@ pub fn dots<I: Isa, const M: usize, const N: usize>(
 ) -> [[f32; N]; M] {
     let x = x.map(|r| &r[..len]);
     let w = w.map(|r| &r[..len]);
-    let mut acc = [[[0.0f32; LANES]; N]; M];
+    let mut acc = [[I::V::splat(0.0); N]; M];
     let whole = len - len % LANES;
     let mut k = 0;
     while k < whole {
-        let xs: [&Lanes; M] = x.map(|r| lanes_at(r, k));
-        let ws: [&Lanes; N] = w.map(|r| lanes_at(r, k));
+        let ws = w.map(|r| I::V::load(lanes_at(r, k)));
         for m in 0..M {
+            let x = I::V::load(lanes_at(x[m], k));
             for n in 0..N {
-                for i in 0..LANES {
-                    acc[m][n][i] = fma::<I>(xs[m][i], ws[n][i], acc[m][n][i]);
-                }
+                acc[m][n] = x.fma(ws[n], acc[m][n]);
             }
         }
         k += LANES;
@@ -58,11 +57,12 @@ pub fn dots<I: Isa, const M: usize, const N: usize>(
     let mut out = [[0.0; N]; M];
     for m in 0..M {
         for n in 0..N {
+            let mut lanes = [0.0; LANES];
+            acc[m][n].store(&mut lanes);
             for k in whole..len {
-                let i = k - whole;
-                acc[m][n][i] = fma::<I>(x[m][k], w[n][k], acc[m][n][i]);
+                lanes[k - whole] = fma::<I>(x[m][k], w[n][k], lanes[k - whole]);
             }
-            out[m][n] = sum(&acc[m][n]);
+            out[m][n] = sum(&lanes);
         }
     }
     out
@@ -72,6 +72,12 @@ pub fn dots<I: Isa, const M: usize, const N: usize>(
 #[inline(always)]
 pub fn lanes_at(row: &[f32], at: usize) -> &Lanes {
     row[at..].first_chunk().expect("a whole number of lanes is left")
+}
+
+/// The same, to write.
+#[inline(always)]
+pub fn lanes_at_mut(row: &mut [f32], at: usize) -> &mut Lanes {
+    row[at..].first_chunk_mut().expect("a whole number of lanes is left")
 }
 
 /// An IEEE half as F32, exactly, in a way that compiles to vector code.

@@ -6,6 +6,10 @@
 
 pub mod lanes;
 pub mod math;
+pub mod vector;
+
+use self::lanes::Lanes;
+use self::vector::Vector;
 
 /// What the machine can do, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +39,8 @@ pub trait Isa {
     const LEVEL: Level;
     /// Whether `mul_add` is one instruction; without it, it would be a slow library call.
     const FUSED: bool;
+    /// Sixteen F32, for loops that the compiler would not vectorize by itself.
+    type V: Vector;
 }
 
 impl Level {
@@ -92,10 +98,13 @@ struct Baseline;
 impl Isa for Baseline {
     const LEVEL: Level = Level::Scalar;
     const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+    type V = Lanes;
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::x86_64::{__m256, __m512};
+
     use super::{Isa, Kernel, Level};
 
     pub fn has_avx2() -> bool {
@@ -116,12 +125,14 @@ mod x86 {
     impl Isa for Avx2 {
         const LEVEL: Level = Level::Avx2;
         const FUSED: bool = true;
+        type V = [__m256; 2];
     }
 
     struct Avx512;
     impl Isa for Avx512 {
         const LEVEL: Level = Level::Avx512;
         const FUSED: bool = true;
+        type V = __m512;
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
