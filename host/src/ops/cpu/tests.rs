@@ -441,6 +441,16 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
     ops.attend(&q, &pool, 1, spec, &batch, &mut out).unwrap();
     let what = format!("{} {spec:?} {dtype:?} {lens:?}", ops.name());
     assert_near(out.host_rows(), &want, 1e-11, &what);
+
+    // The last row of the batch, alone: the same bits.
+    let mut span = batch.spans[1].clone();
+    (span.first_row, span.rows) = (0, 1);
+    let batch = Batch { spans: vec![span], ..Batch::default() };
+    let last = &q.host_rows()[(rows - 1) * q.cols..];
+    let last = tensor(ops, 1, q.cols, last);
+    let mut alone = ops.alloc(1, q.cols).unwrap();
+    ops.attend(&last, &pool, 1, spec, &batch, &mut alone).unwrap();
+    assert_eq!(alone.host_rows(), &out.host_rows()[(rows - 1) * out.cols..], "{what}");
 }
 
 #[test]
