@@ -51,9 +51,9 @@ fn weight(ops: &CpuOps, format: Format, rows: usize, cols: usize, noise: &mut No
         loop {
             block.fill_with(|| (noise.next() * 1e6) as i32 as u8);
             format.decode(block, &mut decoded);
-            let greatest =
-                decoded.iter().fold(0.0f32, |m, v| if v.abs() <= m { m } else { v.abs() });
-            if 0.1 < greatest && greatest < 10.0 {
+            let greatest = decoded.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let finite = decoded.iter().all(|v| v.is_finite());
+            if finite && 0.1 < greatest && greatest < 10.0 {
                 break;
             }
         }
