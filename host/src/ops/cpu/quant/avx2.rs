@@ -18,18 +18,26 @@ pub fn multiply<C: Codec, F: FnMut(usize, &[f32; ROWS])>(
     let groups = x.cols() / C::GROUP_LEN;
     let lines = C::GROUP_LEN / LINE;
     for row in 0..x.rows() {
-        let q = x.q[row * x.cols()..][..x.cols()].as_chunks::<LINE>().0;
+        let fours = |plane: &[i8]| plane[row * x.cols()..][..x.cols()].as_chunks::<LINE>().0;
+        let (high, low) = (fours(&x.high), fours(&x.low));
         let mut total = [_mm256_setzero_ps(); 2];
         for g in 0..groups {
-            let mut sum = [_mm256_setzero_si256(); 2];
-            let range = g * lines..(g + 1) * lines;
-            for (x, line) in q[range.clone()].iter().zip(&panel.q[range]) {
-                let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(|b| b as u8)));
+            let (mut sum, mut sum_high) =
+                ([_mm256_setzero_si256(); 2], [_mm256_setzero_si256(); 2]);
+            for i in g * lines..(g + 1) * lines {
+                let four = |x: [i8; LINE]| i32::from_le_bytes(x.map(|b| b as u8));
+                let (high, low) =
+                    (_mm256_set1_epi32(four(high[i])), _mm256_set1_epi32(four(low[i])));
                 for half in 0..2 {
                     // SAFETY: a line is 64 bytes, aligned to 64; this is one half of it.
-                    let w = unsafe { _mm256_load_si256(line.0.as_ptr().add(8 * half).cast()) };
-                    sum[half] = _mm256_add_epi32(sum[half], dot4::<C>(w, x));
+                    let w =
+                        unsafe { _mm256_load_si256(panel.q[i].0.as_ptr().add(8 * half).cast()) };
+                    sum_high[half] = _mm256_add_epi32(sum_high[half], dot4::<C>(w, high));
+                    sum[half] = _mm256_add_epi32(sum[half], dot4::<C>(w, low));
                 }
+            }
+            for half in 0..2 {
+                sum[half] = _mm256_add_epi32(sum[half], _mm256_slli_epi32::<8>(sum_high[half]));
             }
             let x_scale = _mm256_set1_ps(x.scale[(row * x.cols() + g * C::GROUP_LEN) / BLOCK]);
             let x_sum = _mm256_set1_ps(sums::<C>(x).scaled[row * groups + g]);
@@ -59,7 +67,7 @@ pub fn multiply<C: Codec, F: FnMut(usize, &[f32; ROWS])>(
 #[target_feature(enable = "avx2")]
 fn dot4<C: Codec>(w: __m256i, x: __m256i) -> __m256i {
     if C::Q_MIN > i8::MIN {
-        // |x| · (w with the sign of x): a pair is at most 2 · 127², which 16 bits hold.
+        // |x| · (w with the sign of x): a pair is at most 2 · 128 · 127, which 16 bits hold.
         let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
         return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     }

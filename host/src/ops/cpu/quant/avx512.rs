@@ -86,7 +86,7 @@ pub fn multiply<C: Codec, F: FnMut(usize, &[f32; ROWS])>(
     assert!(panel.scale.len() * C::GROUP_LEN == x.cols());
     assert!(!C::HAS_MIN || panel.min.len() == panel.scale.len());
     let mut row = 0;
-    // Eight rows take 8 integer and 8 float accumulators; more would spill.
+    // Eight rows take 16 integer and 8 float accumulators; more would spill.
     while row + 8 <= x.rows() {
         rows::<C, F, 8>(panel, x, row, &mut put);
         row += 8;
@@ -114,19 +114,21 @@ fn rows<C: Codec, F: FnMut(usize, &[f32; ROWS]), const M: usize>(
     let groups = cols / C::GROUP_LEN;
     let lines = C::GROUP_LEN / LINE;
     let sums = sums::<C>(x);
-    let (mut q, mut scale) = ([&x.q[..0]; M], [&x.scale[..0]; M]);
+    let (mut high, mut low) = ([&x.high[..0]; M], [&x.low[..0]; M]);
+    let mut scale = [&x.scale[..0]; M];
     let (mut shift, mut scaled) = ([&sums.shift[..0]; M], [&sums.scaled[..0]; M]);
     for m in 0..M {
-        q[m] = &x.q[(row + m) * cols..][..cols];
+        high[m] = &x.high[(row + m) * cols..][..cols];
+        low[m] = &x.low[(row + m) * cols..][..cols];
         scale[m] = &x.scale[(row + m) * (cols / BLOCK)..][..cols / BLOCK];
         shift[m] = &sums.shift[(row + m) * groups..][..groups];
         scaled[m] = &sums.scaled[(row + m) * groups..][..groups];
     }
     let mut total = [_mm512_setzero_ps(); M];
     for g in 0..groups {
-        let mut sum = [_mm512_setzero_si512(); M];
+        let (mut sum_high, mut sum) = ([_mm512_setzero_si512(); M], [_mm512_setzero_si512(); M]);
         // SAFETY: g < groups, so every index below is in range of a slice whose length was fixed
-        // above (`q` cols, `scale` cols / 32, `shift` and `scaled` groups) or checked by the
+        // above (`high` and `low` cols, `scale` cols / 32, `shift` and `scaled` groups) or checked by the
         // caller (`panel.q` cols / 4, `panel.scale` and, where used, `panel.min` groups); lines
         // and rows of values are 64 bytes, aligned.
         unsafe {
@@ -139,14 +141,20 @@ fn rows<C: Codec, F: FnMut(usize, &[f32; ROWS]), const M: usize>(
                 let line = g * lines + j;
                 let w = _mm512_load_si512(panel.q.as_ptr().add(line).cast());
                 for m in 0..M {
-                    let x = q[m].as_ptr().add(LINE * line).cast::<i32>().read_unaligned();
-                    sum[m] = _mm512_dpbusd_epi32(sum[m], w, _mm512_set1_epi32(x));
+                    let four = |plane: &[i8]| {
+                        let x = plane.as_ptr().add(LINE * line).cast::<i32>().read_unaligned();
+                        _mm512_set1_epi32(x)
+                    };
+                    sum_high[m] = _mm512_dpbusd_epi32(sum_high[m], w, four(high[m]));
+                    sum[m] = _mm512_dpbusd_epi32(sum[m], w, four(low[m]));
                 }
             }
             let w_scale = _mm512_load_ps(panel.scale.as_ptr().add(g).cast());
             for m in 0..M {
                 let x_scale = *scale[m].get_unchecked(g * C::GROUP_LEN / BLOCK);
                 let scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale));
+                // At most 32 · 255 · 32639: far from overflow.
+                sum[m] = _mm512_add_epi32(sum[m], _mm512_slli_epi32::<8>(sum_high[m]));
                 total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[m]), scale, total[m]);
             }
             if C::HAS_MIN {

@@ -33,19 +33,17 @@ pub fn sums<C: Codec>(x: &Activations) -> &Sums {
 fn plain<C: Codec>(panel: &Panel, x: &Activations, mut put: impl FnMut(usize, &[f32; ROWS])) {
     let groups = x.cols() / C::GROUP_LEN;
     for row in 0..x.rows() {
-        let q = &x.q[row * x.cols()..][..x.cols()];
+        let (high, low) = (&x.high[row * x.cols()..][..x.cols()], &x.low[row * x.cols()..]);
         let mut out = [0.0f32; ROWS];
         for g in 0..groups {
             let at = g * C::GROUP_LEN;
             let x_scale = x.scale[(row * x.cols() + at) / BLOCK];
             let mut sum = [0i32; ROWS];
-            for (x, line) in
-                q[at..at + C::GROUP_LEN].as_chunks::<LINE>().0.iter().zip(&panel.q[at / LINE..])
-            {
+            for i in at..at + C::GROUP_LEN {
+                let x = 256 * i32::from(high[i]) + i32::from(low[i]);
+                let line = &panel.q[i / LINE];
                 for (sum, w) in sum.iter_mut().zip(&line.0) {
-                    for i in 0..LINE {
-                        *sum += i32::from(x[i]) * i32::from(w[i]);
-                    }
+                    *sum += x * i32::from(w[i % LINE]);
                 }
             }
             for r in 0..ROWS {
