@@ -2,7 +2,7 @@
 //!
 //! [`CpuOps`] checks shapes and splits work over the [`pool`]; the arithmetic is in one file an
 //! operation, compiled for each instruction set of [`simd`]. In exact mode activations and
-//! products are F32 throughout; by default activations become 8-bit integers where the weights
+//! products are F32 throughout; by default activations become 16-bit integers where the weights
 //! are quantized, and nothing else is lowered.
 
 #![allow(clippy::needless_range_loop, reason = "loops over lanes read best by index")]
@@ -47,7 +47,7 @@ pub struct CpuOps {
     pool: Pool,
     level: Level,
     exact: bool,
-    /// The input of a product as 8-bit integers, kept to be filled again.
+    /// The input of a product as 16-bit integers, kept to be filled again.
     activations: Mutex<Activations>,
 }
 
@@ -61,7 +61,7 @@ impl CpuOps {
         Self { pool: Pool::new(threads), level, exact, activations: Mutex::default() }
     }
 
-    /// Whether a product is computed on 8-bit activations.
+    /// Whether a product is computed on integer activations.
     fn quantizes(&self, w: &Linear) -> bool {
         !self.exact && w.weight.format.block_len() > 1
     }
@@ -73,7 +73,7 @@ impl CpuOps {
         self.pool.run(rows.div_ceil(step), |i| body(i * step..((i + 1) * step).min(rows)));
     }
 
-    /// Makes 8-bit integers of the rows of `x`.
+    /// Makes 16-bit integers of the rows of `x`.
     fn quantize(&self, x: &Tensor, out: &mut Activations) {
         out.resize(x.rows, x.cols);
         let writer = out.writer();

@@ -18,8 +18,9 @@ pub fn multiply<C: Codec, F: FnMut(usize, &[f32; ROWS])>(
     let groups = x.cols() / C::GROUP_LEN;
     let lines = C::GROUP_LEN / LINE;
     for row in 0..x.rows() {
-        let fours = |plane: &[i8]| plane[row * x.cols()..][..x.cols()].as_chunks::<LINE>().0;
-        let (high, low) = (fours(&x.high), fours(&x.low));
+        let range = row * x.cols()..(row + 1) * x.cols();
+        let high = x.high[range.clone()].as_chunks::<LINE>().0;
+        let low = x.low[range].as_chunks::<LINE>().0;
         let mut total = [_mm256_setzero_ps(); 2];
         for g in 0..groups {
             let (mut sum, mut sum_high) =

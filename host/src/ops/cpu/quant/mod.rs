@@ -1,4 +1,4 @@
-//! Products with quantized weights: 8-bit activations, integer dot products, F32 scales.
+//! Products with quantized weights: 16-bit activations in two bytes, integer dot products, F32 scales.
 //!
 //! Weights are unpacked sixteen rows at a time into a [`panel`] that stays in cache, laid out so
 //! that one vector register holds the sums of all sixteen; the panel is then multiplied with
