@@ -107,7 +107,7 @@ impl Reader<'_> {
             pieces.push(text, *kind, spelling);
         }
         let hidden = |kind: &TokenKind| matches!(kind, TokenKind::Control | TokenKind::Unknown);
-        let (prefix, suffix) = self.frame(metadata, bos, eos)?;
+        let (prefix, suffix) = self.frame(metadata, bos, eos, tokens.len())?;
         Ok(Tokenizer {
             pieces,
             specials: self.specials(&added, &kinds)?,
@@ -366,6 +366,7 @@ impl Reader<'_> {
         metadata: &HfMetadata,
         bos: Option<u32>,
         eos: Option<u32>,
+        vocab_size: usize,
     ) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
         let library = |source| TokenizerError::Library {
             origin: self.origin.clone(),
@@ -382,6 +383,11 @@ impl Reader<'_> {
             let mut parts = framed.get_ids().split(|id| *id == u32::MAX);
             prefix = parts.next().unwrap_or_default().to_vec();
             suffix = parts.next().unwrap_or_default().to_vec();
+            let mut ids = prefix.iter().chain(&suffix);
+            if let Some(id) = ids.find(|id| **id as usize >= vocab_size) {
+                let problem = format!("adds the id {id}, the vocabulary has {vocab_size} tokens");
+                return Err(self.wrong("post_processor", problem));
+            }
         }
         let asked = |key: &str| metadata.tokenizer_config.get(key).and_then(Value::as_bool);
         if prefix.is_empty() && asked("add_bos_token") == Some(true) {
