@@ -122,11 +122,14 @@ def tokenizers():
     model, vocabulary, merges, ids = VOCABULARIES["t5"]
     seed("tokenizer", "t5-map", description(model, 0, TEXTS[1], 0, vocabulary, merges, ids, charsmap()))
     seed("tokenizer", "t5-map-long", description(model, 0, TEXTS[1], 0xC0, vocabulary, merges, ids, charsmap()))
-    for pre in range(RULES):
-        for lists in (0, 0xC0):
-            _, vocabulary, merges, ids = VOCABULARIES["gpt2"]
-            data = description(0, pre, TEXTS[pre % 4], lists, vocabulary, merges, ids)
-            seed("tokenizer", f"pre{pre}-{lists}", data)
+    _, vocabulary, merges, ids = VOCABULARIES["gpt2"]
+    for pre in (0, 3, 13, RULES - 1):
+        seed("tokenizer", f"pre{pre}", description(0, pre, TEXTS[pre % 4], 0, vocabulary, merges, ids))
+    for rule in range(RULES - 2):
+        text = (DATA / "real/ppl_text.txt").read_bytes()[rule * 200 : rule * 200 + 120]
+        seed("tokenizer", f"rule{rule}-long", b"P" + bytes([rule | 0xE0]) + text)
+        for i, text in enumerate([text, *map(str.encode, TEXTS)]):
+            seed("tokenizer", f"rule{rule}-{i}", b"P" + bytes([rule]) + text)
     json_tokenizers()
 
 

@@ -1,9 +1,10 @@
 //! Tokenizer: any vocabulary and any text end in ids or an error, in linear time.
 //!
-//! The input takes one of three forms. `GGUF…` is a file whose metadata holds the vocabulary;
-//! `{…` is a `tokenizer.json`; both encode a text of the target's own. Anything else is a
-//! vocabulary written out: four bytes of choices, the text, then one entry each behind 0xff (see
-//! [`Vocabulary::read`]).
+//! The input takes one of four forms. `GGUF…` is a file whose metadata holds the vocabulary;
+//! `{…` is a `tokenizer.json`; both encode a text of the target's own. `P`, a byte that chooses
+//! the rule of cutting words, and a text: goes through a vocabulary of all bytes, made once, for
+//! compiling the rule takes longer than all else. Anything else is a vocabulary written out: four
+//! bytes of choices, the text, then one entry each behind 0xff (see [`Vocabulary::read`]).
 
 #![no_main]
 
@@ -24,9 +25,11 @@ const TEXTS: [&str; 4] = [
     "\u{fffd}\u{10ffff}\u{200d}İıßſ\u{1f1e9}\u{1f1ea}",
 ];
 /// A text this long shows work that grows faster than the text.
-const LONG: usize = 64 << 10;
+const LONG: usize = 16 << 10;
 /// Most processor time for it; linear work takes a tenth, also instrumented.
-const LONG_SECONDS: f64 = 8.0;
+const LONG_SECONDS: f64 = 1.5;
+/// Those of [`PRE`] that are byte-level BPE.
+const RULES: usize = 18;
 /// A name for every rule of cutting words, and one that none has.
 const PRE: [&str; 20] = [
     "default",
@@ -61,20 +64,66 @@ fuzz_target!(|data: &[u8]| {
         fs::write(directory.join("tokenizer.json"), data).expect("the directory is ours");
         let checkpoint = Checkpoint::open(directory).expect("the rest of the directory is right");
         try_texts(&checkpoint);
+    } else if let Some((&choice, text)) = data.strip_prefix(b"P").and_then(<[u8]>::split_first) {
+        any_text(choice, &String::from_utf8_lossy(text));
     } else if let Some(vocabulary) = Vocabulary::read(data) {
         let Ok(tokenizer) = vocabulary.source().build() else { return };
-        let text = &vocabulary.text;
-        if vocabulary.long && !text.is_empty() {
-            let long = text.repeat((LONG / text.len()).max(1));
-            let start = cpu_seconds();
-            let _ = tokenizer.encode(&long, true, true);
-            let seconds = cpu_seconds() - start;
-            assert!(seconds < LONG_SECONDS, "{} bytes took {seconds:.1} s", long.len());
+        if vocabulary.long {
+            in_linear_time(&tokenizer, &vocabulary.text);
         } else {
-            round_trip(&tokenizer, text);
+            round_trip(&tokenizer, &vocabulary.text);
         }
     }
 });
+
+/// A long text of the same kind ends soon.
+fn in_linear_time(tokenizer: &Tokenizer, text: &str) {
+    let long = text.repeat(LONG / text.len().max(1));
+    let start = cpu_seconds();
+    let _ = tokenizer.encode(&long, true, true);
+    let seconds = cpu_seconds() - start;
+    assert!(seconds < LONG_SECONDS, "{} bytes took {seconds:.1} s", long.len());
+}
+
+/// Cuts `text` by a rule and gets it back.
+fn any_text(choice: u8, text: &str) {
+    static TOKENIZERS: [OnceLock<Tokenizer>; RULES] = [const { OnceLock::new() }; RULES];
+    let rule = usize::from(choice & 0x1f) % RULES;
+    let tokenizer = TOKENIZERS[rule].get_or_init(|| all_bytes(PRE[rule]));
+    if choice >= 0xe0 {
+        in_linear_time(tokenizer, text);
+    } else {
+        round_trip(tokenizer, text);
+        let ids = tokenizer.encode(text, false, false).expect("every byte has a token");
+        assert_eq!(tokenizer.decode(&ids, false), text);
+    }
+}
+
+/// Byte-level BPE over all bytes with a few merges.
+fn all_bytes(pre: &str) -> Tokenizer {
+    let printable = |b: &u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let (themselves, others): (Vec<u8>, Vec<u8>) = (0..=255u8).partition(printable);
+    let numbered = (0..others.len() as u32).filter_map(|n| char::from_u32(0x100 + n));
+    let mut tokens: Vec<String> =
+        themselves.into_iter().map(char::from).chain(numbered).map(String::from).collect();
+    let merges =
+        ["a b", "\u{120} a", "\u{120}a b", "\u{120} \u{120}", "\u{10a} \u{10a}", "' s", "1 2"];
+    tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
+    tokens.extend(["<s>".into(), "<tag>".into()]);
+    let mut kinds = vec![TokenKind::Normal; tokens.len()];
+    kinds[tokens.len() - 2..].copy_from_slice(&[TokenKind::Control, TokenKind::UserDefined]);
+    let source = VocabSource {
+        origin: "bytes".into(),
+        model: "gpt2",
+        pre: Some(pre),
+        tokens: tokens.iter().map(String::as_str).collect(),
+        kinds,
+        merges: Some(merges.to_vec()),
+        bos: Some(tokens.len() as u32 - 2),
+        ..VocabSource::default()
+    };
+    source.build().expect("the vocabulary is right")
+}
 
 fn try_texts(checkpoint: &Checkpoint) {
     let Ok(Some(tokenizer)) = Tokenizer::from_checkpoint(checkpoint) else { return };
