@@ -6,6 +6,10 @@
 //! shifted by 8 more when bit 9 is set; a leaf unit has bit 31 set and a position in the strings.
 //! Source: sentencepiece `normalizer.cc`, darts-clone `darts.h`.
 
+/// Longest sequence that is looked up, in bytes. A trie that leads back into itself has endless
+/// ones; real ones have a few characters.
+const MAX_KEY: usize = 256;
+
 /// A checked character map: whatever its units say, lookups stay inside it.
 #[derive(Debug)]
 pub(super) struct CharsMap {
@@ -61,7 +65,7 @@ impl CharsMap {
         let children = |unit: u32| (unit >> 10) << ((unit & (1 << 9)) >> 6);
         let mut node = children(*self.units.first()?);
         let mut best = None;
-        for (i, byte) in text.bytes().enumerate() {
+        for (i, byte) in text.bytes().take(MAX_KEY).enumerate() {
             node ^= u32::from(byte);
             let Some(&unit) = self.units.get(node as usize) else { break };
             if byte == 0 || unit & (1 << 31 | 0xff) != u32::from(byte) {
@@ -118,5 +122,21 @@ mod tests {
         }
         let wild = CharsMap::parse(&blob).unwrap();
         assert_eq!(wild.normalize("abcé"), "abcé");
+    }
+
+    #[test]
+    fn a_trie_that_leads_back_into_itself_takes_linear_time() {
+        let mut units = vec![0u32; 256];
+        units[0] = 1 << 10;
+        // Its children start where the same letter leads back to it.
+        units[usize::from(1 ^ b'a')] = u32::from(b'a') | u32::from(b'a') << 10;
+        let mut blob = 1024u32.to_le_bytes().to_vec();
+        blob.extend(units.iter().flat_map(|u| u.to_le_bytes()));
+        let circle = CharsMap::parse(&blob).unwrap();
+        let text = "a".repeat(1 << 20);
+        // Seconds at most; with every rest of the text walked to its end it takes many minutes.
+        let start = std::time::Instant::now();
+        assert_eq!(circle.normalize(&text), text);
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{:?}", start.elapsed());
     }
 }

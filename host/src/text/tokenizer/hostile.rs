@@ -154,6 +154,8 @@ fn a_tokenizer_json_that_lies_is_refused() {
     let added = json!({"model": {"type": "BPE", "vocab": {}, "merges": []},
         "added_tokens": [{"id": 1u64 << 40, "content": "x", "single_word": false,
             "lstrip": false, "rstrip": false, "normalized": false, "special": true}]});
+    let framed = json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "post_processor": {"type": "BertProcessing", "sep": ["x", 0], "cls": ["y", 9]}});
     let cases = [
         (json!({}), "model is missing"),
         (json!({"model": {"type": "Mystery"}}), "\"Mystery\""),
@@ -166,6 +168,7 @@ fn a_tokenizer_json_that_lies_is_refused() {
         (bpe(json!({"a": 0, "b": 1 << 20}), json!([])), "has the id 1048576, but 2 tokens"),
         (decoder, "\"Mystery\""),
         (added, "added_tokens has the id 1099511627776"),
+        (framed, "post_processor adds the id 9, the vocabulary has 1 tokens"),
     ];
     for (json, says) in cases {
         assert_says(&load(&json).unwrap_err().to_string(), &[says]);
