@@ -168,8 +168,17 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     line
 }
 
+/// Control characters are escaped: what a file holds must not steer the terminal.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    line.chars().fold(String::with_capacity(line.len()), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+        out
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! dequantized, F32 activations and KV cache), the default mode by what 8-bit activations may cost.
 
 use serde_json::Value;
-use tests::{Ran, data, greedy, json, open, run, smollm2};
+use tests::{Ran, greedy, json, open, run, smollm2};
 
 const TEXT: &str = "real/ppl_text.txt";
 
@@ -55,12 +55,17 @@ fn exact_mode_chooses_every_token_of_the_reference() {
     }
 }
 
+/// The gap to the runner-up that 8-bit activations may close. Those of llama.cpp part from the
+/// reference on three of these prompts where it is clear, at gaps up to 0.25 (`gen_smollm2.json`).
+const CLOSED: f64 = 0.25;
+
 #[test]
 fn default_mode_keeps_to_the_reference_where_it_is_clear() {
     let Some(model) = smollm2("default_mode_keeps_to_the_reference_where_it_is_clear") else {
         return;
     };
     let engine = open(&model, &[]);
+    let mut wrong = vec![];
     for continuation in continuations() {
         let want = ids(&continuation["out"]);
         let gaps = floats(&continuation["gap"]);
@@ -69,9 +74,14 @@ fn default_mode_keeps_to_the_reference_where_it_is_clear() {
             continue; // the reference itself hardly prefers its first token
         }
         let got = greedy(&engine, &ids(&continuation["ids"]), clear, 0);
-        let got: Vec<u32> = got.iter().map(|g| g.0).collect();
-        assert_eq!(got, want[..clear], "{}", continuation["prompt"]);
+        let Some(step) = got.iter().zip(&want).position(|(got, want)| got.0 != *want) else {
+            continue;
+        };
+        let (prompt, gap) = (&continuation["prompt"], gaps[step]);
+        assert!(gap < CLOSED, "{prompt} parts at step {step}, where the gap is {gap}");
+        wrong.push(format!("{prompt} parts at step {step}, where the gap is {gap}"));
     }
+    assert!(wrong.len() <= 1, "{}", wrong.join("\n"));
 }
 
 fn program(model: &str, more: &[&str]) -> Ran {

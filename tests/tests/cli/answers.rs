@@ -274,13 +274,15 @@ fn ctrl_c_stops_an_answer_with_its_own_exit_code() {
 fn ctrl_c_twice_ends_the_program_whatever_it_does() {
     let scratch = Scratch::new("ctrl-c-twice");
     // A prompt that takes long: the first press waits for the step to end, the second does not.
-    let prompt = scratch.file("prompt.txt", "word ".repeat(20_000));
+    let prompt = scratch.file("prompt.txt", "word ".repeat(10_000));
     let mut command = imp_cli();
     command.args(ENDLESS).args(["--model", LLAMA, "--prompt-file", &prompt]);
     command.args(["--prefill-chunk-size", "0"]);
     let running = Running::start(&mut command, b"");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let wait = |ms| std::thread::sleep(std::time::Duration::from_millis(ms));
+    wait(700);
     running.interrupt();
+    wait(300); // a busy machine would deliver two at once as one
     running.interrupt();
     let ran = running.end();
     assert_eq!((ran.code, ran.out.trim()), (Some(8), ""), "{}", ran.err);

@@ -85,7 +85,7 @@ fn text(scratch: &Scratch) -> (String, Vec<u32>) {
     let object = run(&[&["--model", LLAMA, "--prompt", &text], &flags[..]].concat()).json();
     let tokens = object["prompt_tokens"].as_array().expect("ids").iter();
     let tokens = tokens.map(|id| id.as_u64().expect("an id") as u32).collect();
-    (scratch.file("text.txt", text + "\n"), tokens)
+    (scratch.file("text.txt", text), tokens)
 }
 
 fn number(object: &Value, key: &str) -> f64 {
