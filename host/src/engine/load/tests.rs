@@ -133,7 +133,8 @@ fn templates_are_chosen_by_name() {
 
 #[test]
 fn what_this_build_cannot_do_is_refused_by_name() {
-    let cases: [(fn(&mut EngineOptions), &str); 5] = [
+    type Change = fn(&mut EngineOptions);
+    let cases: [(Change, &str); 5] = [
         (|o| o.device = Some(0), "--device 0"),
         (|o| o.gpu_layers = 4, "--gpu-layers 4"),
         (|o| o.config.kv_cache.dtype = KvSetting::Fp8, "kv_cache.dtype = \"fp8\""),

@@ -314,7 +314,7 @@ fn nothing_of_the_host_can_be_reached() {
 fn a_long_conversation_gets_the_fuel_it_needs() {
     let content = "word ".repeat(200);
     let turn = |index: usize| {
-        let role = if index % 2 == 0 { "user" } else { "assistant" };
+        let role = if index.is_multiple_of(2) { "user" } else { "assistant" };
         json!({"role": role, "content": content})
     };
     let messages: Vec<_> = (0..5001).map(turn).collect();

@@ -261,10 +261,10 @@ fn explain(error: &minijinja::Error, fuel: u64) -> TemplateError {
         if let Some(limit) = current.downcast_ref::<TemplateLimit>() {
             return limit_at(line, *limit);
         }
-        if let Some(error) = current.downcast_ref::<minijinja::Error>() {
-            if let Some(limit) = engine_limit(error, fuel) {
-                return limit_at(error.line().or(line), limit);
-            }
+        if let Some(error) = current.downcast_ref::<minijinja::Error>()
+            && let Some(limit) = engine_limit(error, fuel)
+        {
+            return limit_at(error.line().or(line), limit);
         }
         cause = current.source();
     }
