@@ -220,13 +220,11 @@ pub fn logits(engine: &Engine, tokens: &[u32], first: usize) -> Vec<Vec<f32>> {
     receiver.iter().collect()
 }
 
+/// A token, its log-probability and the best ones of its step.
+pub type Chosen = (u32, f32, Vec<(u32, f32)>);
+
 /// A greedy request's tokens, each with its log-probability and the best `top`.
-pub fn greedy(
-    engine: &Engine,
-    prompt: &[u32],
-    max_tokens: usize,
-    top: usize,
-) -> Vec<(u32, f32, Vec<(u32, f32)>)> {
+pub fn greedy(engine: &Engine, prompt: &[u32], max_tokens: usize, top: usize) -> Vec<Chosen> {
     let request = Request {
         prompt: prompt.to_vec(),
         max_tokens,
