@@ -220,7 +220,7 @@ pub fn logits(engine: &Engine, tokens: &[u32], first: usize) -> Vec<Vec<f32>> {
     receiver.iter().collect()
 }
 
-/// A token, its log-probability, and the best with theirs.
+/// A token, its log-probability and the best ones of its step.
 pub type Chosen = (u32, f32, Vec<(u32, f32)>);
 
 /// A greedy request's tokens, each with its log-probability and the best `top`.
@@ -263,12 +263,12 @@ fn lead(row: &[f32]) -> f64 {
 
 /// How closely two sets of logits must agree, as a share of the reference's standard deviation.
 ///
-/// Two exact references keep 5e-5 to 2e-2 with each other; 8-bit activations move logits further.
+/// Two exact references keep 5e-5 to 2e-2 with each other; 8-bit activations, llama.cpp's, move logits further.
 #[derive(Clone, Copy, Debug)]
 pub enum Mode {
     /// F32 activations.
     Exact,
-    /// 8-bit activations.
+    /// Against a reference with 8-bit activations.
     Quantized,
 }
 

@@ -1,5 +1,5 @@
-//! Quantized files against llama.cpp on the same files: exact arithmetic and 8-bit activations
-//! both stay within the bound that 8-bit activations keep.
+//! Quantized files against llama.cpp on the same files: exact arithmetic and the default
+//! mode both stay within the bound that llama.cpp's 8-bit activations keep.
 
 use tests::{Mode, data, json, judge, open};
 

@@ -1,5 +1,5 @@
 //! SmolLM2-135M-Instruct, a real model: exact mode against llama.cpp's exact computation (weights
-//! dequantized, F32 activations and KV cache), the default mode by what 8-bit activations may cost.
+//! dequantized, F32 activations and KV cache), the default mode by what integer activations may cost.
 
 use serde_json::Value;
 use tests::{Ran, greedy, json, open, run, smollm2};
@@ -55,10 +55,6 @@ fn exact_mode_chooses_every_token_of_the_reference() {
     }
 }
 
-/// The gap to the runner-up that 8-bit activations may close. Those of llama.cpp part from the
-/// reference on three of these prompts where it is clear, at gaps up to 0.25 (`gen_smollm2.json`).
-const CLOSED: f64 = 0.25;
-
 #[test]
 fn default_mode_keeps_to_the_reference_where_it_is_clear() {
     let Some(model) = smollm2("default_mode_keeps_to_the_reference_where_it_is_clear") else {
@@ -78,10 +74,9 @@ fn default_mode_keeps_to_the_reference_where_it_is_clear() {
             continue;
         };
         let (prompt, gap) = (&continuation["prompt"], gaps[step]);
-        assert!(gap < CLOSED, "{prompt} parts at step {step}, where the gap is {gap}");
         wrong.push(format!("{prompt} parts at step {step}, where the gap is {gap}"));
     }
-    assert!(wrong.len() <= 1, "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 fn program(model: &str, more: &[&str]) -> Ran {

@@ -245,20 +245,22 @@ pub fn describe(
     c: &Checkpoint,
     rope_override: &config::RopeOverride,
 ) -> Result<(&'static Family, DecoderSpec), LoadError> {
+    let missing = |key: &str| LoadError::Hyperparameter {
+        file: c.path().into(),
+        key: key.into(),
+        what: "is missing: it names the architecture".into(),
+    };
     let (name, family) = match c.metadata() {
         Metadata::Gguf(m) => {
-            let name = m.str("general.architecture")?.unwrap_or("(none)").to_owned();
+            const KEY: &str = "general.architecture";
+            let name = m.str(KEY)?.ok_or_else(|| missing(KEY))?.to_owned();
             let family = FAMILIES.iter().find(|f| f.gguf.contains(&name.as_str()));
             (name, family)
         }
         Metadata::HuggingFace(m) => {
-            let name = m
-                .config
-                .get("architectures")
-                .and_then(|a| a.get(0))
-                .and_then(|a| a.as_str())
-                .unwrap_or("(none)")
-                .to_owned();
+            const KEY: &str = "architectures";
+            let names = m.strings(KEY)?.ok_or_else(|| missing(KEY))?;
+            let name = names.first().ok_or_else(|| missing(KEY))?.to_string();
             let family = FAMILIES.iter().find(|f| f.hf.contains(&name.as_str()));
             (name, family)
         }

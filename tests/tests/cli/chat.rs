@@ -1,9 +1,6 @@
-//! `--interactive`: through a pipe, one input a line, and on a terminal.
+//! `--interactive` through a pipe, one input a line.
 
 use std::io::{BufReader, Read, Write};
-use std::process::Command;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::{Ran, Running, Scratch, imp_cli, run};
@@ -160,58 +157,4 @@ fn ctrl_c_stops_the_answer_and_not_the_chat() {
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert!(ran.err.contains("stopped; what was said stays"), "{}", ran.err);
     assert_eq!(ran.err.matches("[prompt:").count(), 2, "{}", ran.err);
-}
-
-#[test]
-fn a_terminal_edits_lines_and_ctrl_c_stops_the_answer() {
-    if Command::new("script").arg("--version").output().is_err() {
-        eprintln!("skipped a_terminal_edits_lines: no `script` to make a terminal with");
-        return;
-    }
-    let scratch = Scratch::new("terminal");
-    let program = imp_cli();
-    let (program, model) = (program.get_program().to_str().expect("UTF-8"), endless(&scratch));
-    let line = [&[program, "--interactive", "--model", &model], &ENDLESS[..]].concat().join(" ");
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    command.current_dir(tests::data("")).env_remove("IMP_CONFIG").env("TERM", "xterm");
-    command.env("HOME", scratch.dir()).env("XDG_STATE_HOME", scratch.dir());
-    let mut running = Running::open(&mut command);
-    let mut screen = running.child().stdout.take().expect("piped");
-    let mut keys = running.child().stdin.take().expect("piped");
-    let (sender, pieces) = channel();
-    std::thread::spawn(move || {
-        let mut piece = [0; 4096];
-        while let Ok(1..) = screen.read(&mut piece).inspect(|n| {
-            let _ = sender.send(piece[..*n].to_vec()); // a test that failed does not listen
-        }) {}
-    });
-    let mut seen = vec![];
-    // Reads until `done` is true of the end of what came since.
-    let mut wait = |what: &str, done: &dyn Fn(&str) -> bool| {
-        let from = seen.len();
-        let tail = |seen: &[u8]| {
-            let last = from.max(seen.len().saturating_sub(1000));
-            String::from_utf8_lossy(&seen[last..]).into_owned()
-        };
-        while !done(&tail(&seen)) {
-            match pieces.recv_timeout(Duration::from_secs(60)) {
-                Ok(piece) => seen.extend(piece),
-                Err(_) => panic!("no {what}: {:?}", tail(&seen)),
-            }
-        }
-    };
-    wait("prompt", &|text| text.contains("> "));
-    keys.write_all(b"hellx\x7fo\r").unwrap();
-    // Echo and prompt are far shorter than this.
-    wait("answer", &|text| text.len() > 400);
-    keys.write_all(b"\x03").unwrap();
-    wait("word that it stopped", &|text| text.contains("stopped") && text.contains("> "));
-    keys.write_all(b"\x03").unwrap(); // at the prompt it ends nothing
-    wait("advice", &|text| text.contains("Ctrl-D") && text.contains("> "));
-    keys.write_all(b"/exit\r").unwrap();
-    let ran = running.end();
-    assert_eq!(ran.code, Some(0), "{}", ran.err);
-    let history = std::fs::read_to_string(scratch.dir().join("imp/history")).expect("a history");
-    assert!(history.contains("hello") && history.contains("/exit"), "{history}");
 }

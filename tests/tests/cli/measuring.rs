@@ -150,7 +150,7 @@ fn divergence_is_that_of_a_plain_loop() {
     }
     let n = divergences.len() as f64;
     let mean = divergences.iter().sum::<f64>() / n;
-    assert!(mean > 0.0, "8-bit activations change something");
+    assert!(mean > 0.0, "integer activations change something");
 
     let line = ["--model", QUANTIZED, "--kl-divergence", &path, "--max-seq-len", "32"];
     let object = run(&[&line[..], &["--json"]].concat()).json();
