@@ -8,14 +8,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::{
-    AddedToken, Encoding, Model, ModelWrapper, NormalizerWrapper, PostProcessor,
-    PostProcessorWrapper, PreTokenizerWrapper, Token,
-};
+use tokenizers::{AddedToken, Model, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use crate::checkpoint::HfMetadata;
 
 use super::bpe::{self, Bpe, BpeOptions};
+use super::frame::Frame;
 use super::library::Library;
 use super::normalize::{Normalization, Step};
 use super::pieces::{Pieces, Spelling};
@@ -56,6 +54,8 @@ struct Cut {
 
 /// Ids above this are a broken file, not a vocabulary.
 const MAX_ID: u64 = 1 << 24;
+/// Longest word that WordPiece looks into: its time grows with the cube. Models say 100.
+const MAX_WORD_CHARS: u64 = 512;
 
 impl Reader<'_> {
     fn wrong(&self, key: &str, problem: impl Into<String>) -> TokenizerError {
@@ -202,6 +202,11 @@ impl Reader<'_> {
                     known: "BPE, Unigram, WordLevel, WordPiece".into(),
                 });
             }
+            let longest = model.get("max_input_chars_per_word").and_then(Value::as_u64);
+            if let Some(found) = longest.filter(|longest| *longest > MAX_WORD_CHARS) {
+                let problem = format!("is {found}, expected at most {MAX_WORD_CHARS}");
+                return Err(self.wrong("model.max_input_chars_per_word", problem));
+            }
             let model: ModelWrapper = self.parse(model)?;
             let vocab = model.get_vocab();
             return Ok((self.library(model, normalization)?, vocab, name.into()));
@@ -274,6 +279,9 @@ impl Reader<'_> {
     ) -> Result<Algorithm, TokenizerError> {
         let parse = |pre: &Value| self.parse::<PreTokenizerWrapper>(pre);
         let first = self.part("pre_tokenizer");
+        if first.is_some_and(has_length_zero) {
+            return Err(self.wrong("pre_tokenizer", "cuts pieces of length 0"));
+        }
         let later = first.map(|pre| {
             let mut pre = pre.clone();
             set_prepend_first_to_never(&mut pre);
@@ -318,9 +326,11 @@ impl Reader<'_> {
                 let map = blob.map_err(|e| self.wrong("normalizer.precompiled_charsmap", e))?;
                 steps.push(Step::CharsMap(map));
             }
+            "" => return Err(self.wrong("normalizer", "has a step without type")),
             _ => {
                 let normalizer: NormalizerWrapper = self.parse(step)?;
-                steps.push(Step::Library(Box::new(normalizer)));
+                let content = field("content").len();
+                steps.push(Step::Library { normalizer: Box::new(normalizer), content });
             }
         }
         Ok(())
@@ -368,26 +378,10 @@ impl Reader<'_> {
         eos: Option<u32>,
         vocab_size: usize,
     ) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
-        let library = |source| TokenizerError::Library {
-            origin: self.origin.clone(),
-            what: "the post-processor cannot be run",
-            source,
-        };
         let (mut prefix, mut suffix) = (vec![], vec![]);
         if let Some(processor) = self.part("post_processor") {
-            let processor: PostProcessorWrapper = self.parse(processor)?;
-            // The prompt is one token that no vocabulary has.
-            let prompt = Token::new(u32::MAX, String::new(), (0, 0));
-            let prompt = Encoding::from_tokens(vec![prompt], 0);
-            let framed = processor.process(prompt, None, true).map_err(library)?;
-            let mut parts = framed.get_ids().split(|id| *id == u32::MAX);
-            prefix = parts.next().unwrap_or_default().to_vec();
-            suffix = parts.next().unwrap_or_default().to_vec();
-            let mut ids = prefix.iter().chain(&suffix);
-            if let Some(id) = ids.find(|id| **id as usize >= vocab_size) {
-                let problem = format!("adds the id {id}, the vocabulary has {vocab_size} tokens");
-                return Err(self.wrong("post_processor", problem));
-            }
+            let frame = Frame::read(processor, vocab_size);
+            (prefix, suffix) = frame.map_err(|e| self.wrong("post_processor", e))?.into_parts();
         }
         let asked = |key: &str| metadata.tokenizer_config.get(key).and_then(Value::as_bool);
         if prefix.is_empty() && asked("add_bos_token") == Some(true) {
@@ -460,6 +454,18 @@ fn configured(config: &Map<String, Value>, key: &str) -> Vec<u32> {
         Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
         Some(value) => id(value).into_iter().collect(),
         None => vec![],
+    }
+}
+
+/// Whether something in `pre` has a `length` of 0: the crate divides by that of `FixedLength`.
+fn has_length_zero(pre: &Value) -> bool {
+    match pre {
+        Value::Object(fields) => {
+            fields.get("length").and_then(Value::as_u64) == Some(0)
+                || fields.values().any(has_length_zero)
+        }
+        Value::Array(items) => items.iter().any(has_length_zero),
+        _ => false,
     }
 }
 

@@ -12,6 +12,7 @@ mod bpe;
 mod charsmap;
 mod eog;
 mod error;
+mod frame;
 mod gguf;
 mod hf;
 mod library;
