@@ -54,6 +54,9 @@ struct Cut {
 
 /// Ids above this are a broken file, not a vocabulary.
 const MAX_ID: u64 = 1 << 24;
+/// Ids without a token that are allowed beside as many again as there are tokens: one number of a
+/// small file must not fill the memory.
+const MAX_HOLES: usize = 1 << 16;
 /// Longest word that WordPiece looks into: its time grows with the cube. Models say 100.
 const MAX_WORD_CHARS: u64 = 512;
 
@@ -152,6 +155,13 @@ impl Reader<'_> {
         let len = ids.max().map_or(0, |id| id as usize + 1);
         if len as u64 > MAX_ID {
             return Err(self.wrong("model.vocab", format!("has an id over {MAX_ID}")));
+        }
+        let entries = vocab.len() + added.len();
+        if len > 2 * entries + MAX_HOLES {
+            let id = len - 1;
+            return Err(
+                self.wrong("model.vocab", format!("has the id {id} among {entries} tokens"))
+            );
         }
         let mut tokens = vec![String::new(); len];
         for (text, id) in vocab {

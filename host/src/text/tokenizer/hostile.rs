@@ -167,6 +167,7 @@ fn a_tokenizer_json_that_lies_is_refused() {
         (bpe(json!([]), json!([])), "model.vocab is missing"),
         (bpe(json!({"a": -1}), json!([])), "has the id -1"),
         (bpe(json!({"a": 0, "b": 0}), json!([])), "gives id 0"),
+        (bpe(json!({"a": 16_000_000}), json!([])), "has the id 16000000 among 1 tokens"),
         (bpe(json!({"a": 0}), json!(["a"])), "expected two tokens"),
         (bpe(json!({"a": 0}), json!([["a", "a"]])), "is not a token"),
         (decoder, "\"Mystery\""),
