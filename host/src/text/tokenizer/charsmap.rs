@@ -10,6 +10,9 @@
 /// ones; real ones have a few characters.
 const MAX_KEY: usize = 256;
 
+/// Longest replacement, in bytes, so that a text grows within reason. Real ones have up to 33.
+const MAX_REPLACEMENT: usize = 256;
+
 /// A checked character map: whatever its units say, lookups stay inside it.
 #[derive(Debug)]
 pub(super) struct CharsMap {
@@ -34,6 +37,12 @@ impl CharsMap {
         let (units, _) = trie.as_chunks::<4>();
         let replacements = std::str::from_utf8(replacements)
             .map_err(|e| format!("has replacements that are not UTF-8: {e}"))?;
+        if let Some(long) = replacements.split('\0').find(|text| text.len() > MAX_REPLACEMENT) {
+            let found = long.len();
+            return Err(format!(
+                "has a replacement of {found} bytes, expected at most {MAX_REPLACEMENT}"
+            ));
+        }
         Ok(Self {
             units: units.iter().map(|unit| u32::from_le_bytes(*unit)).collect(),
             replacements: replacements.to_owned(),
@@ -114,6 +123,8 @@ mod tests {
         assert!(CharsMap::parse(&[1, 2]).is_err());
         assert!(CharsMap::parse(&[9, 0, 0, 0, 1]).is_err());
         assert!(CharsMap::parse(&[4, 0, 0, 0, 1, 2, 3, 4, 0xff]).is_err());
+        let long = [&[0; 4][..], &[b'x'; MAX_REPLACEMENT + 1], &[0]].concat();
+        assert!(CharsMap::parse(&long).unwrap_err().contains("257 bytes"));
         assert_eq!(CharsMap::parse(&[0; 4]).unwrap().normalize("abc"), "abc");
         // Every unit claims a match and points far away.
         let mut blob = 1024u32.to_le_bytes().to_vec();

@@ -156,6 +156,10 @@ fn a_tokenizer_json_that_lies_is_refused() {
             "lstrip": false, "rstrip": false, "normalized": false, "special": true}]});
     let framed = json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
         "post_processor": {"type": "BertProcessing", "sep": ["x", 0], "cls": ["y", 9]}});
+    let fixed = json!({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer":
+        {"type": "Sequence", "pretokenizers": [{"type": "FixedLength", "length": 0}]}});
+    let words = json!({"model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a",
+        "continuing_subword_prefix": "##", "max_input_chars_per_word": 1_000_000}});
     let cases = [
         (json!({}), "model is missing"),
         (json!({"model": {"type": "Mystery"}}), "\"Mystery\""),
@@ -168,12 +172,33 @@ fn a_tokenizer_json_that_lies_is_refused() {
         (bpe(json!({"a": 0, "b": 1 << 20}), json!([])), "has the id 1048576, but 2 tokens"),
         (decoder, "\"Mystery\""),
         (added, "added_tokens has the id 1099511627776"),
+        (fixed, "pre_tokenizer has the type \"FixedLength\""),
+        (words, "max_input_chars_per_word is 1000000, expected at most 512"),
         (framed, "post_processor adds the id 9, the vocabulary has 1 tokens"),
     ];
     for (json, says) in cases {
         assert_says(&load(&json).unwrap_err().to_string(), &[says]);
     }
     assert!(load(&bpe(json!({"a": 0}), json!([]))).is_ok());
+}
+
+#[test]
+fn normalizers_that_let_the_text_grow_without_end_are_stopped() {
+    let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let twice = vec![replace(json!({"String": "a"}), "aa"); 40];
+    let long = "x".repeat(1 << 20);
+    for normalizer in [
+        json!({"type": "Sequence", "normalizers": twice}),
+        replace(json!({"Regex": "."}), &long),
+        replace(json!({"Regex": ""}), &long),
+        json!({"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": twice}]}),
+    ] {
+        let json = json!({"model": {"type": "BPE", "vocab": {"a": 0, "u": 1}, "merges": [],
+            "unk_token": "u", "fuse_unk": true}, "normalizer": normalizer});
+        let tokenizer = load(&json).unwrap().unwrap();
+        let error = tokenizer.encode(&"a".repeat(1000), false, false).unwrap_err();
+        assert_says(&error.to_string(), &["normalizer", "grows too long"]);
+    }
 }
 
 /// What a vocabulary may hold: short texts over few characters, so that they meet.

@@ -47,6 +47,8 @@ struct Added {
 
 /// Ids above this are a broken file, not a vocabulary.
 const MAX_ID: u64 = 1 << 24;
+/// Longest word that WordPiece looks into: its time grows with the cube. Models say 100.
+const MAX_WORD_CHARS: u64 = 512;
 
 impl Reader<'_> {
     fn wrong(&self, key: &str, problem: impl Into<String>) -> TokenizerError {
@@ -199,6 +201,11 @@ impl Reader<'_> {
                     name: name.into(),
                     known: "BPE, Unigram, WordLevel, WordPiece".into(),
                 });
+            }
+            let longest = model.get("max_input_chars_per_word").and_then(Value::as_u64);
+            if let Some(found) = longest.filter(|longest| *longest > MAX_WORD_CHARS) {
+                let problem = format!("is {found}, expected at most {MAX_WORD_CHARS}");
+                return Err(self.wrong("model.max_input_chars_per_word", problem));
             }
             let model: ModelWrapper = self.parse(model)?;
             let vocab = model.get_vocab();

@@ -116,7 +116,8 @@ impl Reader<'_> {
             _ => {
                 self.check_types("normalizer", step, "normalizers", &NORMALIZERS)?;
                 let normalizer: NormalizerWrapper = self.parse(step)?;
-                steps.push(Step::Library(Box::new(normalizer)));
+                let content = field("content").len();
+                steps.push(Step::Library { normalizer: Box::new(normalizer), content });
             }
         }
         Ok(())
