@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// input image (requires --mmproj) (not supported yet)
     #[argh(option, arg_name = "path")]
     pub(crate) image: Option<PathBuf>,
-    /// CUDA device (default: 0)
+    /// CUDA device (not supported yet)
     #[argh(option, arg_name = "n")]
     pub(crate) device: Option<u32>,
     /// layers on the GPU, -1 = all (default: -1)
@@ -173,13 +173,13 @@ pub(crate) struct Args {
     /// NVFP4 decode cache alone (not supported yet)
     #[argh(switch)]
     pub(crate) decode_nvfp4_only: bool,
-    /// disable NVFP4 auto-detection
+    /// disable NVFP4 auto-detection (changes nothing on the CPU)
     #[argh(switch)]
     pub(crate) no_nvfp4: bool,
     /// FP16 SSM state (not supported yet)
     #[argh(switch)]
     pub(crate) ssm_fp16: bool,
-    /// disable CUDA graphs
+    /// disable CUDA graphs (changes nothing on the CPU)
     #[argh(switch)]
     pub(crate) no_cuda_graphs: bool,
     /// MXFP4 GEMM for prefill (not supported yet)

@@ -167,6 +167,12 @@ impl Args {
         let engine: Scope =
             |mode| !matches!(mode, Mode::Inspect | Mode::ListDevices | Mode::Version);
         let single: Scope = |mode| matches!(mode, Mode::Prompt(_));
+        let templated: Scope = |mode| {
+            matches!(
+                mode,
+                Mode::Prompt(PromptSource::Text(_) | PromptSource::File(_)) | Mode::Interactive
+            )
+        };
         let file: Scope = |mode| !matches!(mode, Mode::ListDevices | Mode::Version);
         vec![
             ("--model", self.model.is_some(), file),
@@ -179,7 +185,7 @@ impl Args {
             ("--max-seq-len", self.max_seq_len.is_some(), engine),
             ("--min-kv-tokens", self.min_kv_tokens.is_some(), engine),
             ("--stop", !self.stop.is_empty(), text),
-            ("--chat-template", self.chat_template.is_some(), text),
+            ("--chat-template", self.chat_template.is_some(), templated),
             ("--logprobs", self.logprobs.is_some(), single),
             ("--temperature", self.temperature.is_some(), text),
             ("--top-p", self.top_p.is_some(), text),

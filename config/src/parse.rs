@@ -92,6 +92,15 @@ impl Config {
                 way_out: "the model's own scaling is kept; set rope.scaling to \"linear\" or \"yarn\"",
             });
         }
+        let (r, plain) = (&self.rope, RopeOverride::default());
+        let yarn = |r: &RopeOverride| (r.attn_factor, r.beta_fast, r.beta_slow);
+        if r.scaling == RopeScaling::Linear && yarn(r) != yarn(&plain) {
+            return Err(ConfigError::Conflict {
+                first: "rope.scaling = \"linear\"".into(),
+                second: "rope.attn_factor, rope.beta_fast or rope.beta_slow".into(),
+                way_out: "these belong to \"yarn\"; leave them out",
+            });
+        }
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ schema! {
         /// Slower; for comparing with other implementations.
         exact: bool = false;
         /// Give the same tokens whatever else runs: no reduction whose order depends on load or timing.
+        /// The CPU always does.
         deterministic: bool = false;
         /// Longest context in tokens; 0 takes what the model and the memory allow.
         max_seq_len: u32 = 0, in 0..=16777216;

@@ -54,6 +54,15 @@ impl Drop for Scratch {
 }
 
 #[test]
+fn keys_of_yarn_are_refused_beside_linear() {
+    let mut config = Config::default();
+    for set in ["rope.scaling=linear", "rope.factor=2", "rope.beta_fast=16"] {
+        config.set(set).unwrap();
+    }
+    assert!(config.check().unwrap_err().to_string().contains("rope.beta_fast"));
+}
+
+#[test]
 fn the_keys_of_the_manual_exist() {
     let paths: Vec<_> = Key::all().iter().map(Key::path).collect();
     for key in [

@@ -122,8 +122,9 @@ pub fn run(options: &Synth) -> Result<(), TaskError> {
     })?;
     let recipe = recipe(&options.format)?;
     let io = |source| TaskError::Io { path: options.out.clone(), source };
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(&options.out).map_err(io)?);
-    write(shape, recipe, options, &mut file).map_err(io)
+    let (file, tensors) = plan(shape, recipe, options).map_err(io)?;
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(&options.out).map_err(io)?);
+    write(&file, &tensors, options.seed, &mut out).map_err(io)
 }
 
 fn recipe(name: &str) -> Result<Recipe, TaskError> {
@@ -137,13 +138,25 @@ fn recipe(name: &str) -> Result<Recipe, TaskError> {
     })
 }
 
-fn write(s: &Shape, recipe: Recipe, options: &Synth, out: &mut dyn Write) -> io::Result<()> {
+/// A tensor to be filled.
+struct Planned {
+    format: Format,
+    bytes: usize,
+    norm: bool,
+}
+
+/// The header: keys and tensors.
+fn plan(s: &Shape, recipe: Recipe, options: &Synth) -> io::Result<(GgufWriter, Vec<Planned>)> {
     let mut file = GgufWriter::new();
     keys(s, options, &mut file);
-    let mut planned: Vec<(Format, usize)> = vec![];
+    let mut planned = vec![];
     let mut add = |name: &str, format: Format, dims: &[usize]| {
         let number = file.tensor(name, format, dims)?;
-        planned.push((format, file.tensor_bytes(number)));
+        planned.push(Planned {
+            format,
+            bytes: file.tensor_bytes(number),
+            norm: name.ends_with("norm.weight"),
+        });
         io::Result::Ok(())
     };
     let Shape { hidden_size: hidden, intermediate_size: inner, head_dim, .. } = *s;
@@ -170,14 +183,19 @@ fn write(s: &Shape, recipe: Recipe, options: &Synth, out: &mut dyn Write) -> io:
         add(&name("ffn_up"), recipe.most, &[inner, hidden])?;
         add(&name("ffn_down"), better, &[hidden, inner])?;
     }
-    let mut pools: Vec<(Format, Vec<u8>)> = vec![];
+    Ok((file, planned))
+}
+
+fn write(file: &GgufWriter, tensors: &[Planned], seed: u64, out: &mut dyn Write) -> io::Result<()> {
+    let mut pools: Vec<((Format, bool), Vec<u8>)> = vec![];
     file.write(out, |number, out| {
-        let (format, bytes) = planned[number];
-        if !pools.iter().any(|(f, _)| *f == format) {
-            pools.push((format, pool(format, options.seed)));
+        let tensor = &tensors[number];
+        let kind = (tensor.format, tensor.norm);
+        if !pools.iter().any(|(k, _)| *k == kind) {
+            pools.push((kind, pool(tensor.format, tensor.norm, seed)));
         }
-        let pool = &pools.iter().find(|(f, _)| *f == format).expect("pushed above").1;
-        fill(pool, format.block_bytes(), number, bytes, out)
+        let pool = &pools.iter().find(|(k, _)| *k == kind).expect("pushed above").1;
+        fill(pool, tensor.format.block_bytes(), number, tensor.bytes, out)
     })
 }
 
@@ -214,9 +232,9 @@ fn keys(s: &Shape, options: &Synth, file: &mut GgufWriter) {
 /// Weights in a pool; every tensor repeats it from a place of its own.
 const POOL_LEN: usize = 1 << 18;
 
-/// Encoded weights of the size that trained ones have: normal, deviation 0.02. Norms get 1.
-fn pool(format: Format, seed: u64) -> Vec<u8> {
-    let mean = if format == Format::F32 { 1.0 } else { 0.0 };
+/// Encoded weights of the size that trained ones have: normal, deviation 0.02, around 1 for norms.
+fn pool(format: Format, norm: bool, seed: u64) -> Vec<u8> {
+    let mean = if norm { 1.0 } else { 0.0 };
     let mut state = seed;
     let values: Vec<f32> = (0..POOL_LEN).map(|_| mean + 0.02 * normal(&mut state)).collect();
     let mut bytes = vec![0; POOL_LEN / format.block_len() * format.block_bytes()];
@@ -254,4 +272,50 @@ fn normal(state: &mut u64) -> f32 {
     };
     let (a, b) = (1.0 - uniform(), uniform());
     ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host::checkpoint::{Bytes, Checkpoint};
+
+    const TINY: Shape = Shape {
+        name: "tiny",
+        architecture: "qwen3",
+        num_layers: 1,
+        hidden_size: 256,
+        intermediate_size: 512,
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: 128,
+        vocab_size: 64,
+        rope_theta: 1e4,
+        qk_norm: true,
+        tied: false,
+    };
+
+    #[test]
+    fn every_format_makes_a_checkpoint_of_a_known_architecture() {
+        for format in Format::ALL.iter().map(|f| f.name()).chain(["Q4_K_M"]) {
+            let options =
+                Synth { shape: "tiny".into(), format: format.into(), out: PathBuf::new(), seed: 1 };
+            let (file, tensors) = plan(&TINY, recipe(format).unwrap(), &options).unwrap();
+            let mut bytes = vec![];
+            write(&file, &tensors, options.seed, &mut bytes).unwrap();
+            let path = std::path::Path::new(format);
+            let checkpoint = Checkpoint::from_gguf(path, Bytes::owned(bytes)).unwrap();
+            let overrides = config::RopeOverride::default();
+            let (family, spec) = host::models::describe(&checkpoint, &overrides).unwrap();
+            assert_eq!((family.name, spec.vocab_size), ("qwen3", 64), "{format}");
+        }
+    }
+
+    #[test]
+    fn unknown_formats_and_rows_that_are_not_whole_blocks_are_refused() {
+        assert!(recipe("Q9_9").err().unwrap().to_string().contains("Q4_K_M"));
+        let options =
+            Synth { shape: String::new(), format: String::new(), out: PathBuf::new(), seed: 0 };
+        let narrow = Shape { hidden_size: 96, ..TINY };
+        assert!(plan(&narrow, recipe("Q4_K").unwrap(), &options).is_err());
+    }
 }

@@ -27,9 +27,13 @@ pub fn run(_: &Test) -> Result<(), TaskError> {
             eprintln!("xtask: skipped cargo {tool}: `rustup component add {component}` first");
         }
     }
-    if let Err(e) = fetch::smollm2() {
-        eprintln!("xtask: {e}");
-        eprintln!("xtask: tests that need the real model will say that they were skipped");
+    match fetch::smollm2() {
+        Ok(_) => {}
+        Err(e @ TaskError::Checksum { .. }) => return Err(e),
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            eprintln!("xtask: tests that need the real model will say that they were skipped");
+        }
     }
     // The whole-program tests run this binary.
     cargo(&["build", "--package", "cli"]).check()?;

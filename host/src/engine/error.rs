@@ -56,7 +56,7 @@ pub enum EngineError {
         known: String,
     },
     /// It does not fit.
-    #[error("the model does not fit into memory")]
+    #[error("the memory cannot be planned")]
     Plan(#[from] PlanError),
     /// The backend.
     #[error("the device cannot hold the model")]

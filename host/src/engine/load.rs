@@ -12,6 +12,7 @@ use crate::checkpoint::{Checkpoint, Metadata};
 use crate::engine::scheduler::Limits;
 use crate::layers::Decoder;
 use crate::layers::decoder::BatchLimits;
+use crate::layers::rope::RopeSpec;
 use crate::models::{self, DecoderSpec};
 use crate::ops::cpu::CpuOps;
 use crate::ops::{KvDtype, Ops};
@@ -25,6 +26,9 @@ const PREFILL_CHUNK: usize = 512;
 
 /// Most rows whose logits are computed in one step; evaluations want those of every row.
 const LOGIT_ROWS: usize = 64;
+
+/// Most CPU threads, as for `runtime.num_cpu_threads`.
+const MAX_THREADS: usize = 4096;
 
 pub(super) fn load(
     options: &EngineOptions,
@@ -50,16 +54,20 @@ pub(super) fn load(
         notices.push("the model has no chat template: prompts are taken as they are".to_owned());
     }
 
-    let threads = match options.threads {
-        0 => config.runtime.num_cpu_threads as usize,
-        threads => threads,
-    };
+    let threads = options.threads;
+    if threads > MAX_THREADS {
+        return Err(EngineError::Setting {
+            what: format!("--threads {threads}"),
+            reason: format!("expected 0 (all cores) to {MAX_THREADS}"),
+        });
+    }
     let ops: Arc<dyn Ops> = Arc::new(CpuOps::new(threads, config.runtime.exact));
     let limits = Limits {
         max_seq_len: plan.max_seq_len,
         batch_rows: plan.max_batch_rows,
         logit_rows: LOGIT_ROWS.min(plan.max_batch_rows),
         prefix_reuse: spec.prefix_reuse(),
+        rope_switch: spec.ropes.iter().find_map(RopeSpec::switches_at),
     };
     let info = describe(&checkpoint, family.name, &spec, &plan, ops.name());
     let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows };

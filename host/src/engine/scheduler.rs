@@ -29,6 +29,8 @@ pub(super) struct Limits {
     pub logit_rows: usize,
     /// Whether keys computed for one sequence serve another that begins alike.
     pub prefix_reuse: bool,
+    /// Length beyond which all positions are turned by other factors (LongRoPE).
+    pub rope_switch: Option<usize>,
 }
 
 /// A sequence and how far it is.
@@ -42,6 +44,10 @@ struct Sequence {
     /// Neither takes over a cached prefix nor leaves one.
     isolated: bool,
     table: PageTable,
+    /// The length that chooses the RoPE factors, at least.
+    rope_len: usize,
+    /// Whether it was computed again with other factors.
+    recomputed: bool,
     started: bool,
     /// Rows of the step being computed.
     in_flight: usize,
@@ -120,6 +126,8 @@ impl Scheduler {
             logits_from,
             isolated,
             table: PageTable::default(),
+            rope_len: prompt_len,
+            recomputed: false,
             started: false,
             in_flight: 0,
         });
@@ -151,7 +159,7 @@ impl Scheduler {
             first_row: 0,
             rows,
             context_len: end,
-            rope_len: if prefill { sequence.prompt_len } else { end },
+            rope_len: sequence.rope_len.max(end),
             pages: sequence.table.pages().to_vec(),
         });
         let cached = (!sequence.started).then_some(first);
@@ -160,7 +168,7 @@ impl Scheduler {
             id: sequence.id,
             cached,
             first_logits,
-            ends_prefill: prefill && end >= sequence.prompt_len,
+            ends_prefill: prefill && end >= sequence.prompt_len && !sequence.recomputed,
             ends_tokens: end == known,
         })
     }
@@ -194,6 +202,13 @@ impl Scheduler {
         let sequence = sequence.expect("only the running sequence samples");
         assert!(sequence.tokens.len() < self.limits.max_seq_len);
         sequence.tokens.push(token);
+        let len = sequence.tokens.len();
+        if self.limits.rope_switch.is_some_and(|switch| len == switch + 1) {
+            // What is cached was turned by the factors of shorter sequences.
+            sequence.table.truncate(&mut self.pool, 0);
+            (sequence.rope_len, sequence.logits_from) = (len, len - 1);
+            sequence.recomputed = true;
+        }
     }
 
     /// Takes a sequence out, wherever it is.

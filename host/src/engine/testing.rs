@@ -45,7 +45,13 @@ pub(super) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            limits: Limits { max_seq_len: 200, batch_rows: 20, logit_rows: 7, prefix_reuse: true },
+            limits: Limits {
+                max_seq_len: 200,
+                batch_rows: 20,
+                logit_rows: 7,
+                prefix_reuse: true,
+                rope_switch: None,
+            },
             next: None,
             act: Box::new(|_| Act::Compute),
             gated: false,

@@ -215,7 +215,11 @@ impl DecoderSpec {
     pub fn activation_bytes(&self, limits: BatchLimits) -> u64 {
         let scratch = self.scratch_shape().elements() as u64 * limits.rows as u64;
         let heads = (self.hidden_size + self.vocab_size) as u64 * limits.logit_rows as u64;
-        4 * (scratch + heads)
+        // The CPU's 16-bit copy of the widest input (about 3 bytes an element), and the rotations.
+        let widest = self.hidden_size.max(self.intermediate_size).max(self.heads.width());
+        let pairs: usize = self.ropes.iter().map(RopeSpec::pairs).sum();
+        let beside = (3 * widest + 8 * pairs) as u64 * limits.rows.max(limits.logit_rows) as u64;
+        4 * (scratch + heads) + beside
     }
 }
 

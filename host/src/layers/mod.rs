@@ -1,7 +1,7 @@
 //! What decoders are composed of, and the forward pass over it.
 //!
-//! A layer holds its weights and calls [`Ops`]; it never asks which device it runs on. Nothing is
-//! allocated in a step: [`Scratch`] has room for the largest batch.
+//! A layer holds its weights and calls [`Ops`]; it never asks which device it runs on. Activations
+//! are not allocated in a step: [`Scratch`] has room for the largest batch.
 
 pub mod decoder;
 pub mod rope;

@@ -152,6 +152,14 @@ impl RopeSpec {
         !matches!(self.frequencies, Frequencies::Fixed { .. })
     }
 
+    /// Length beyond which all positions are turned by other factors.
+    pub fn switches_at(&self) -> Option<usize> {
+        match &self.frequencies {
+            Frequencies::Long { original_len, .. } => Some(*original_len),
+            _ => None,
+        }
+    }
+
     /// Cosines and sines for the rows of a batch.
     pub fn rows(&self, batch: &Batch, out: &mut RopeRows) {
         out.pairs = self.pairs();

@@ -12,8 +12,8 @@ pub fn gemma2(h: &Hparams) -> Result<DecoderSpec, LoadError> {
     // The 27B model scales by hidden_size / num_heads; GGUF files do not say so.
     const LAYERS_27B: usize = 46;
     let mut spec = gemma(h, LAYERS_27B)?;
-    spec.attn_softcap = h.opt_float(key::ATTN_SOFTCAP)?;
-    spec.logit_softcap = h.opt_float(key::LOGIT_SOFTCAP)?;
+    spec.attn_softcap = cap(h, key::ATTN_SOFTCAP)?;
+    spec.logit_softcap = cap(h, key::LOGIT_SOFTCAP)?;
     set_windows(h, &mut spec, 2)?;
     Ok(spec)
 }
@@ -23,14 +23,25 @@ pub fn gemma3(h: &Hparams) -> Result<DecoderSpec, LoadError> {
     const LAYERS_27B: usize = 62;
     let mut spec = gemma(h, LAYERS_27B)?;
     spec.qk_norm = Some(QkNorm::PerHead);
-    spec.attn_softcap = h.opt_float(key::ATTN_SOFTCAP)?;
-    spec.logit_softcap = h.opt_float(key::LOGIT_SOFTCAP)?;
+    spec.attn_softcap = cap(h, key::ATTN_SOFTCAP)?;
+    spec.logit_softcap = cap(h, key::LOGIT_SOFTCAP)?;
     spec.ropes.push(super::rope::read_local(h, spec.heads.head_dim, spec.context_len)?);
+    if h.opt_count(key::SLIDING_WINDOW)?.is_none() {
+        return Err(h.invalid(key::SLIDING_WINDOW, "is missing".into()));
+    }
     set_windows(h, &mut spec, 6)?;
     for layer in &mut spec.layers {
         layer.rope = Some(usize::from(layer.window.is_some()));
     }
     Ok(spec)
+}
+
+/// A soft cap; one of 0 would make everything 0.
+fn cap(h: &Hparams, key: Key) -> Result<Option<f32>, LoadError> {
+    match h.opt_float(key)? {
+        Some(c) if c <= 0.0 => Err(h.invalid(key, format!("is {c}, expected above 0"))),
+        c => Ok(c),
+    }
 }
 
 fn gemma(h: &Hparams, layers_27b: usize) -> Result<DecoderSpec, LoadError> {

@@ -53,7 +53,7 @@ pub mod key {
 }
 
 /// Largest count or size that any key may hold; far above every model and far below overflow.
-const MAX_COUNT: u64 = 1 << 28;
+pub(crate) const MAX_COUNT: u64 = 1 << 28;
 
 /// Reads hyper-parameters of one checkpoint.
 #[derive(Debug)]

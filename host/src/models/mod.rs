@@ -274,8 +274,28 @@ pub fn describe(
             known: known.copied().collect::<Vec<_>>().join(", "),
         });
     };
-    let spec = (family.spec)(&Hparams::new(c, &name, rope_override))?;
+    let h = Hparams::new(c, &name, rope_override);
+    let spec = (family.spec)(&h)?;
+    check_activation(&h, spec.activation)?;
     Ok((family, spec))
+}
+
+/// `config.json` may name another activation than the family's.
+fn check_activation(h: &Hparams, activation: Activation) -> Result<(), LoadError> {
+    let name = |key| h.config().and_then(|c| c.get(key)).and_then(|v| v.as_str());
+    // Gemma says what it uses in the second; the first is a leftover there.
+    let Some(found) = name("hidden_activation").or_else(|| name("hidden_act")) else {
+        return Ok(());
+    };
+    let known: &[&str] = match activation {
+        Activation::Silu => &["silu", "swish"],
+        Activation::GeluTanh => &["gelu_pytorch_tanh", "gelu_new", "gelu"],
+    };
+    if known.contains(&found) {
+        return Ok(());
+    }
+    let what = format!("is {found:?}, expected {}", known.join(" or "));
+    Err(h.invalid_named("hidden_act".into(), what))
 }
 
 /// Why a model could not be built from its checkpoint.

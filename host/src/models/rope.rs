@@ -175,13 +175,24 @@ fn from_config(
         return Err(h.invalid(key::PARTIAL_ROTARY, format!("is {partial}, expected 0 to 1")));
     }
     let original_len = scaling.number(ORIGINAL_LEN.hf)?.or(top.number(ORIGINAL_LEN.hf)?);
+    if let Some(n) = original_len.filter(|n| *n < 1.0) {
+        return Err(scaling.wrong(ORIGINAL_LEN.hf, &format!("is {n}, expected at least 1")));
+    }
+    let kind = scaling.scaling()?;
+    let factor = match kind {
+        RopeScaling::None | RopeScaling::LongRope { .. } => scaling.number("factor")?,
+        _ => Some(scaling.required("factor")?),
+    };
+    if matches!(kind, RopeScaling::Llama3 { .. }) && original_len.is_none() {
+        scaling.required(ORIGINAL_LEN.hf)?;
+    }
     Ok(RopeParameters {
-        scaling: scaling.scaling()?,
+        scaling: kind,
         theta: theta.unwrap_or(10_000.0),
         dims: (head_dim as f64 * partial) as usize,
         context_len,
-        original_len: original_len.filter(|&n| n >= 1.0).map(|n| n as usize),
-        factor: scaling.number("factor")?.unwrap_or(1.0),
+        original_len: original_len.map(|n| n as usize),
+        factor: factor.unwrap_or(1.0),
         attention_factor: scaling.number("attention_factor")?,
     })
 }

@@ -13,6 +13,9 @@ pub fn smollm3(h: &Hparams) -> Result<DecoderSpec, LoadError> {
     if !h.is_hf() {
         spec.ropes[0].layout = RopeLayout::Interleaved;
     }
+    if h.hf_bool("use_sliding_window")? == Some(true) {
+        return Err(h.invalid_named("use_sliding_window".into(), "is true: not supported".into()));
+    }
     for (layer, has_rope) in spec.layers.iter_mut().zip(layers_with_rope(h)?) {
         layer.rope = has_rope.then_some(0);
     }

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use gpu_kernels::formats::Format;
 
-use crate::checkpoint::{Bytes, Checkpoint};
+use crate::checkpoint::{Bytes, Checkpoint, Metadata};
 use crate::engine::LoadProgress;
 use crate::layers::{Attention, DecoderLayer, GatedMlp, Norm};
 use crate::models::{DecoderSpec, LoadError, NormPlacement, QkNorm};
@@ -68,8 +68,12 @@ impl<'a> Loader<'a> {
     /// Of the wrong shape.
     pub fn lm_head(&self, ops: &dyn Ops, embedding: &Weight) -> Result<Linear, LoadError> {
         let name = self.names.global(Role::LmHead, "weight");
-        let weight = if self.checkpoint.tensor(&name).is_some() {
-            let shape = [self.spec.vocab_size, self.spec.hidden_size];
+        let shape = [self.spec.vocab_size, self.spec.hidden_size];
+        let untied = match self.checkpoint.metadata() {
+            Metadata::HuggingFace(m) => m.bool("tie_word_embeddings")? == Some(false),
+            Metadata::Gguf(_) => false,
+        };
+        let weight = if untied || self.checkpoint.tensor(&name).is_some() {
             self.matrix(ops, name, shape, "vocab_size, hidden_size")?
         } else {
             embedding.clone()

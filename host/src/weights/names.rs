@@ -1,6 +1,7 @@
 //! What each container calls a tensor.
 
 use crate::checkpoint::{Checkpoint, Metadata};
+use crate::models::hparams::MAX_COUNT;
 use crate::models::{LoadError, NormPlacement};
 
 /// A tensor of a decoder by its role.
@@ -92,7 +93,7 @@ pub fn embedding_rows(c: &Checkpoint) -> Result<usize, LoadError> {
     let name = Names::of(c, NormPlacement::Pre).global(Role::Embed, "weight");
     const MEANING: &str = "vocab_size, hidden_size";
     match c.tensor(&name).map(|t| t.shape.as_slice()) {
-        Some(&[rows, _]) if rows > 0 => Ok(rows),
+        Some(&[rows, _]) if (1..=MAX_COUNT as usize).contains(&rows) => Ok(rows),
         Some(shape) => Err(LoadError::TensorShape {
             file: c.path().into(),
             name,

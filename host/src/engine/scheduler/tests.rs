@@ -3,8 +3,13 @@
 use super::*;
 use proptest::prelude::*;
 
-const LIMITS: Limits =
-    Limits { max_seq_len: 60, batch_rows: 20, logit_rows: 4, prefix_reuse: true };
+const LIMITS: Limits = Limits {
+    max_seq_len: 60,
+    batch_rows: 20,
+    logit_rows: 4,
+    prefix_reuse: true,
+    rope_switch: None,
+};
 
 fn scheduler() -> Scheduler {
     Scheduler::new(LIMITS, 4)

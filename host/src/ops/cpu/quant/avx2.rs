@@ -1,4 +1,4 @@
-//! The panel product with AVX2: half a line of weights at a time, for up to two rows.
+//! The panel product with AVX2: half a line of weights at a time, for one row of activations.
 
 use std::arch::x86_64::*;
 

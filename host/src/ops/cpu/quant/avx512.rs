@@ -88,23 +88,29 @@ pub fn multiply<C: Codec, F: FnMut(usize, &[f32; ROWS])>(
     let mut row = 0;
     // Eight rows take 16 integer and 8 float accumulators; more would spill.
     while row + 8 <= x.rows() {
-        rows::<C, F, 8>(panel, x, row, &mut put);
+        // SAFETY: the sizes were asserted above, and the condition of the loop gives the rows.
+        unsafe { rows::<C, F, 8>(panel, x, row, &mut put) };
         row += 8;
     }
     if row + 4 <= x.rows() {
-        rows::<C, F, 4>(panel, x, row, &mut put);
+        // SAFETY: the sizes were asserted above, and the condition of the loop gives the rows.
+        unsafe { rows::<C, F, 4>(panel, x, row, &mut put) };
         row += 4;
     }
     while row < x.rows() {
-        rows::<C, F, 1>(panel, x, row, &mut put);
+        // SAFETY: the sizes were asserted above, and the condition of the loop gives the rows.
+        unsafe { rows::<C, F, 1>(panel, x, row, &mut put) };
         row += 1;
     }
 }
 
-/// Rows `row..row + M`. The caller checked that the panel has the columns of `x`.
+/// Rows `row..row + M`.
+///
+/// # Safety
+/// The panel has the columns and groups of `x`, and `x` the rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn rows<C: Codec, F: FnMut(usize, &[f32; ROWS]), const M: usize>(
+unsafe fn rows<C: Codec, F: FnMut(usize, &[f32; ROWS]), const M: usize>(
     panel: &Panel,
     x: &Activations,
     row: usize,

@@ -3,8 +3,8 @@
 //! Weights are unpacked sixteen rows at a time into a [`panel`] that stays in cache, laid out so
 //! that one vector register holds the sums of all sixteen; the panel is then multiplied with
 //! every row of [`activations`]. The sums of a group of 16 or 32 weights are exact integers, and
-//! every level adds the groups up in file order with the same roundings per row: a result does
-//! not depend on how many rows are computed beside it.
+//! each level adds the groups up in file order with the same roundings however many rows there are: a
+//! result does not depend on what is computed beside it.
 
 pub mod activations;
 #[cfg(target_arch = "x86_64")]
