@@ -151,11 +151,14 @@ def json_tokenizers():
     metaspace = {"type": "Metaspace", "replacement": SP, "prepend_scheme": "first", "split": False}
     pres = [None, byte_level, {"type": "Sequence", "pretokenizers": [split, byte_level | {"use_regex": False}]},
             metaspace, {"type": "Whitespace"}, {"type": "Digits", "individual_digits": True},
-            {"type": "BertPreTokenizer"}, {"type": "Punctuation", "behavior": "Isolated"}]
+            {"type": "BertPreTokenizer"}, {"type": "Punctuation", "behavior": "Isolated"},
+            {"type": "FixedLength", "length": 2}, {"type": "CharDelimiterSplit", "delimiter": " "},
+            {"type": "UnicodeScripts"}, {"type": "WhitespaceSplit"}]
     norms = [None, {"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SP},
              {"type": "Replace", "pattern": {"String": " "}, "content": SP}]},
              {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
-              "lowercase": True}, {"type": "Strip", "strip_left": True, "strip_right": False}]
+              "lowercase": True}, {"type": "Strip", "strip_left": True, "strip_right": False},
+             {"type": "Replace", "pattern": {"Regex": "(?!b)a|"}, "content": "ab"}, {"type": "StripAccents"}]
     decoders = [None, byte_level, metaspace, {"type": "WordPiece", "prefix": "##", "cleanup": True},
                 {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": SP}, "content": " "},
                  {"type": "ByteFallback"}, {"type": "Fuse"},
@@ -168,7 +171,7 @@ def json_tokenizers():
              "decoder": decoders, "post_processor": posts}
     count = 0
     for model in range(4):
-        for turn in range(8):
+        for turn in range(12):
             whole = {"version": "1.0", "added_tokens": added if turn else []}
             for i, (key, choices) in enumerate(parts.items()):
                 at = model if key == "model" else turn + i + 1
