@@ -12,9 +12,11 @@ pub fn gemma2(h: &Hparams) -> Result<DecoderSpec, LoadError> {
     // The 27B model scales by hidden_size / num_heads; GGUF files do not say so.
     const LAYERS_27B: usize = 46;
     let mut spec = gemma(h, LAYERS_27B)?;
-    spec.attn_softcap = cap(h, key::ATTN_SOFTCAP)?;
-    spec.logit_softcap = cap(h, key::LOGIT_SOFTCAP)?;
-    set_windows(h, &mut spec, 2)?;
+    // The first GGUF files left these keys out; every Gemma 2 has the same values.
+    let absent = |value: f32| (!h.is_hf()).then_some(value);
+    spec.attn_softcap = cap(h, key::ATTN_SOFTCAP)?.or(absent(50.0));
+    spec.logit_softcap = cap(h, key::LOGIT_SOFTCAP)?.or(absent(30.0));
+    set_windows(h, &mut spec, 2, absent(4096.0).map(|n| n as usize))?;
     Ok(spec)
 }
 
@@ -26,10 +28,10 @@ pub fn gemma3(h: &Hparams) -> Result<DecoderSpec, LoadError> {
     spec.attn_softcap = cap(h, key::ATTN_SOFTCAP)?;
     spec.logit_softcap = cap(h, key::LOGIT_SOFTCAP)?;
     spec.ropes.push(super::rope::read_local(h, spec.heads.head_dim, spec.context_len)?);
-    if h.opt_count(key::SLIDING_WINDOW)?.is_none() {
+    set_windows(h, &mut spec, 6, None)?;
+    if spec.layers.iter().all(|layer| layer.window.is_none()) {
         return Err(h.invalid(key::SLIDING_WINDOW, "is missing".into()));
     }
-    set_windows(h, &mut spec, 6)?;
     for layer in &mut spec.layers {
         layer.rope = Some(usize::from(layer.window.is_some()));
     }
@@ -66,10 +68,16 @@ fn gemma(h: &Hparams, layers_27b: usize) -> Result<DecoderSpec, LoadError> {
 }
 
 /// Windows on the local layers: `layer_types` where given, else all but each `pattern`-th.
-fn set_windows(h: &Hparams, spec: &mut DecoderSpec, pattern: usize) -> Result<(), LoadError> {
+/// `absent` stands in for a missing window.
+fn set_windows(
+    h: &Hparams,
+    spec: &mut DecoderSpec,
+    pattern: usize,
+    absent: Option<usize>,
+) -> Result<(), LoadError> {
     const PATTERN: Key =
         Key { gguf: "attention.sliding_window_pattern", hf: "sliding_window_pattern" };
-    let Some(window) = h.opt_count(key::SLIDING_WINDOW)? else {
+    let Some(window) = h.opt_count(key::SLIDING_WINDOW)?.or(absent) else {
         return Ok(());
     };
     if let Some(types) = h.config().and_then(|c| c.get("layer_types")).filter(|v| !v.is_null()) {

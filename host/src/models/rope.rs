@@ -119,6 +119,10 @@ fn gguf_scaling(h: &Hparams, factor: Option<f64>) -> Result<(RopeScaling, Option
         }
     }
     if let Some(divisors) = tensor("rope_freqs.weight")? {
+        if factor.is_some_and(|f| f != 1.0) {
+            let what = "stands beside rope_freqs.weight; only one of them is supported";
+            return Err(h.invalid_named("rope.scaling.factor".into(), what.into()));
+        }
         return Ok((RopeScaling::Divisors(divisors), None));
     }
     match (h.gguf_str("rope.scaling.type")?, factor) {
