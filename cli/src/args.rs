@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use argh::{EarlyExit, FromArgs};
 
 use crate::error::CliError;
-use crate::nearest::nearest;
+use config::nearest;
 
 /// Runs large language models on this machine.
 #[derive(Clone, Debug, Default, FromArgs)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::nearest::nearest;
+use config::nearest;
 
 /// A command of the chat.
 #[derive(Clone, Debug, PartialEq, Eq)]

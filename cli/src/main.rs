@@ -20,7 +20,6 @@ mod interrupt;
 mod literal;
 mod log;
 mod mode;
-mod nearest;
 mod perplexity;
 mod progress;
 mod readline;
@@ -79,6 +78,7 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
     log::install(config.diagnostics.log_level);
     let load = |room| -> Result<_, CliError> {
         let engine = session::load(args, &config, room)?;
+        session::announce(&engine, &config);
         if args.mem_report && *mode != Mode::MemReport {
             note!("{}", engine.memory_plan());
         }
@@ -114,12 +114,13 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
                 session::configuration(args, &["runtime.exact=true", "kv_cache.dtype=auto"])?
                     .config;
             let test = load(room)?;
-            let base = session::load(args, &exact, room)?;
+            let base = session::load(args, &exact, room)?; // the same model: told once
             divergence::divergence(&base, &test, path, n_ctx, args.json)
         }
         Mode::Inspect => inspect::inspect(&session::model_path(args, &config)?, args.json),
         Mode::MemReport => {
             let engine = session::load(args, &config, Room::default())?;
+            session::announce(&engine, &config);
             output::show_line(engine.memory_plan().to_string().trim_end())
         }
         Mode::ListDevices | Mode::Version => Ok(()), // done above

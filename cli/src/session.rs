@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{Config, Loaded};
+use config::{Config, Loaded, LogLevel};
 use host::engine::{Engine, EngineOptions};
 
 use crate::args::Args;
@@ -26,8 +26,7 @@ pub(crate) struct Room {
     pub(crate) max_seq_len: Option<usize>,
 }
 
-/// Opens the model that `--model` names, with progress on stderr; the memory plan and what the
-/// user should know follow.
+/// Opens the model that `--model` names, with progress on stderr.
 ///
 /// # Errors
 /// `Engine`, `File`, `Unsupported`.
@@ -46,10 +45,16 @@ pub(crate) fn load(args: &Args, config: &Config, room: Room) -> Result<Engine, C
         let mut bar = LoadBar::new();
         Engine::load(options, &mut bar)?
     };
-    for notice in engine.notices() {
-        note!("imp-cli: {notice}");
-    }
     Ok(engine)
+}
+
+/// Tells what the user should know of a loaded model, as far as `diagnostics.log_level` lets it.
+pub(crate) fn announce(engine: &Engine, config: &Config) {
+    if config.diagnostics.log_level >= LogLevel::Info {
+        for notice in engine.notices() {
+            note!("imp-cli: {notice}");
+        }
+    }
 }
 
 /// `runtime.max_seq_len`, where 0 means that nothing was said.

@@ -6,7 +6,7 @@ use host::sampling::SamplingParams;
 
 use crate::args::{Args, parse_seed};
 use crate::error::CliError;
-use crate::nearest::nearest;
+use config::nearest;
 
 /// What a request takes besides its prompt.
 #[derive(Clone, Debug, PartialEq)]

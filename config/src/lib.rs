@@ -11,6 +11,7 @@
 mod document;
 mod error;
 mod load;
+mod nearest;
 mod parse;
 mod schema;
 mod table;
@@ -18,6 +19,7 @@ mod value;
 
 pub use error::{ConfigError, Origin};
 pub use load::{Environment, Loaded};
+pub use nearest::nearest;
 pub use schema::{
     Attention, Config, Diagnostics, KvCache, KvDtype, LogLevel, Paths, RopeOverride, RopeScaling,
     Runtime, Toggle,

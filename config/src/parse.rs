@@ -5,7 +5,7 @@ use std::path::Path;
 use toml_edit::{Document, Item, Value};
 
 use crate::schema::SECTIONS;
-use crate::{Config, ConfigError, Key, Origin};
+use crate::{Config, ConfigError, Key, Origin, nearest};
 
 impl Config {
     /// Applies the text of a file to `self`. `path` names it in errors.
@@ -173,7 +173,7 @@ fn not_a_section(origin: Origin, name: &str, item: &Item) -> ConfigError {
 
 fn unknown_section(origin: Origin, section: &str) -> ConfigError {
     let names = SECTIONS.iter().map(|(name, _)| (*name).to_owned());
-    let suggestion = match nearest(section, names.clone()) {
+    let suggestion = match nearest(&shortened(section), names.clone()) {
         Some(name) => format!("did you mean [{name}]?"),
         None => format!("the sections are {}", names.collect::<Vec<_>>().join(", ")),
     };
@@ -191,23 +191,16 @@ fn unknown_key(origin: Origin, section: &str, name: &str) -> ConfigError {
         };
         at(section).or_else(|| at("")).map(Key::path)
     };
-    let near =
-        || nearest(name, here.clone()).or_else(|| nearest(name, elsewhere)).and_then(path_of);
+    let near = || {
+        nearest(&shortened(name), here.clone())
+            .or_else(|| nearest(&shortened(name), elsewhere))
+            .and_then(path_of)
+    };
     let suggestion = match moved.or_else(near) {
         Some(path) => format!("did you mean {path}?"),
         None => format!("[{section}] has {}", here.collect::<Vec<_>>().join(", ")),
     };
     ConfigError::UnknownKey { origin, key: shortened(&format!("{section}.{name}")), suggestion }
-}
-
-/// The candidate that `word` is most likely a misspelling of, if any is close.
-fn nearest(word: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
-    let word = shortened(&word.to_lowercase());
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 /// At most 80 characters of what a user wrote.

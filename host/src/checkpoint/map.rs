@@ -57,18 +57,6 @@ impl Mapping {
     pub(super) fn bytes(self: &Arc<Self>) -> Bytes {
         Bytes { range: 0..self.mmap.len(), owner: Owner::Mapped(self.clone()) }
     }
-
-    /// Asks the system to read a range ahead. Advice only: a refusal changes speed, not results.
-    fn will_need(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if let Err(error) =
-            self.mmap.advise_range(memmap2::Advice::WillNeed, range.start, range.len())
-        {
-            tracing::debug!(path = %self.path.display(), %error, "no read-ahead");
-        }
-        #[cfg(not(unix))]
-        let _ = range;
-    }
 }
 
 impl fmt::Debug for Mapping {
@@ -139,14 +127,6 @@ impl Bytes {
     pub fn is_mapped(&self) -> bool {
         matches!(self.owner, Owner::Mapped(_))
     }
-
-    /// Tells the system that all of them are needed soon, so that it reads ahead. Does nothing
-    /// for owned memory.
-    pub fn will_need(&self) {
-        if let Owner::Mapped(mapping) = &self.owner {
-            mapping.will_need(self.range.clone());
-        }
-    }
 }
 
 impl Deref for Bytes {
@@ -199,7 +179,6 @@ mod tests {
         let path = dir.file("data", &[7; 5000]);
         let mapping = Mapping::open(&path).unwrap();
         let bytes = mapping.bytes();
-        bytes.will_need();
         drop(mapping);
         assert_eq!(*bytes, [7; 5000]);
         assert!(bytes.is_mapped());

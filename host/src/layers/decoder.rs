@@ -229,3 +229,63 @@ impl HeadShape {
         self.heads * self.head_dim
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::models::describe;
+    use crate::ops::Span;
+    use crate::ops::cpu::CpuOps;
+
+    const ROWS: usize = 4;
+
+    struct Silent;
+
+    impl LoadProgress for Silent {
+        fn tensor(&mut self, _: &str, _: u64, _: u64) {}
+    }
+
+    fn load() -> Decoder {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny/llama");
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let (family, spec) = describe(&checkpoint, &config::RopeOverride::default()).unwrap();
+        let limits = BatchLimits { rows: ROWS, logit_rows: 1 };
+        let ops = Arc::new(CpuOps::new(1, true));
+        Decoder::load(&checkpoint, family.name, spec, ops, limits, &mut Silent).unwrap()
+    }
+
+    /// Moves the layers from `first_layer` on to a backend of their own.
+    fn split(decoder: &mut Decoder, first_layer: usize) {
+        let ops = Arc::new(CpuOps::new(1, true));
+        let scratch = Scratch::new(&*ops, &decoder.spec.scratch_shape(), ROWS).unwrap();
+        let layers = decoder.stages[0].layers.split_off(first_layer);
+        decoder.stages.push(Stage { ops, first_layer, layers, scratch, kv: None });
+    }
+
+    /// Logits after a prompt of four tokens and one more.
+    fn run(decoder: &mut Decoder) -> Vec<f32> {
+        decoder.allocate_kv(1, KvDtype::F32).unwrap();
+        let (mut all, mut logits) = (vec![], vec![]);
+        for (tokens, context_len) in [(vec![1, 501, 7, 20], 4), (vec![300], 5)] {
+            let rows = tokens.len();
+            let span = Span { first_row: 0, rows, context_len, rope_len: 5, pages: vec![0] };
+            let batch = Batch { tokens, spans: vec![span], logit_rows: vec![rows - 1] };
+            decoder.forward(&batch, &mut logits).unwrap();
+            all.append(&mut logits);
+        }
+        all
+    }
+
+    #[test]
+    fn the_hidden_state_crosses_stages_unchanged() {
+        let whole = run(&mut load());
+        assert!(whole.iter().any(|v| *v != 0.0));
+        for first_layer in [1, 2] {
+            let mut decoder = load();
+            split(&mut decoder, first_layer);
+            assert_eq!(run(&mut decoder), whole, "split before layer {first_layer}");
+        }
+    }
+}
