@@ -11,6 +11,7 @@ use crate::chat::{self, Message};
 use crate::commands::{Command, HELP, Input, Lines, parse};
 use crate::error::{CliError, chain};
 use crate::generate::{SecondPress, generate};
+use crate::interrupt;
 use crate::output;
 use crate::readline::{Line, Reader};
 use crate::run::note_full_context;
@@ -28,7 +29,10 @@ pub(crate) fn interactive(engine: &Engine, settings: Settings) -> Result<(), Cli
     }
     let mut reader = Reader::open()?;
     let mut chat = Chat { engine, settings, messages: Vec::new() };
-    if io::stdin().is_terminal() {
+    let terminal = io::stdin().is_terminal();
+    // A press that comes late, when the answer has just ended, must not end the chat.
+    let _guard = terminal.then(interrupt::ignored);
+    if terminal {
         note!("{}: /help lists the commands, Ctrl-D ends", engine.info().description);
     }
     let mut lines = Lines::default();

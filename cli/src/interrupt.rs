@@ -10,6 +10,9 @@ use crate::error::{CANCELLED, CliError};
 enum Action {
     /// Ends the program.
     Exit,
+    /// Nothing: the line editor of a chat takes its own presses, and between its lines there is
+    /// nothing to stop.
+    Ignore,
     /// Stops the answer; a second one ends the program if `then_exit`.
     Stop { stop: Box<dyn Fn() + Send>, then_exit: bool },
     /// The answer was stopped and has not ended yet.
@@ -39,7 +42,7 @@ pub(crate) fn install() -> Result<(), CliError> {
 fn pressed(action: &mut Action) -> bool {
     match action {
         Action::Exit | Action::Stopping { then_exit: true } => false,
-        Action::Stopping { then_exit: false } => true,
+        Action::Ignore | Action::Stopping { then_exit: false } => true,
         Action::Stop { stop, then_exit } => {
             stop();
             *action = Action::Stopping { then_exit: *then_exit };
@@ -48,18 +51,30 @@ fn pressed(action: &mut Action) -> bool {
     }
 }
 
-/// While it lives, Ctrl-C stops an answer instead of the program.
-pub(crate) struct StopGuard(());
-
-/// Makes Ctrl-C call `stop` once; a second one ends the program if `then_exit`.
-pub(crate) fn stops(stop: impl Fn() + Send + 'static, then_exit: bool) -> StopGuard {
-    *action() = Action::Stop { stop: Box::new(stop), then_exit };
-    StopGuard(())
+/// While it lives, Ctrl-C does something else than before.
+pub(crate) struct Guard {
+    before: Action,
 }
 
-impl Drop for StopGuard {
+impl Guard {
+    fn new(now: Action) -> Self {
+        Self { before: std::mem::replace(&mut *action(), now) }
+    }
+}
+
+/// Makes Ctrl-C call `stop` once; a second one ends the program if `then_exit`.
+pub(crate) fn stops(stop: impl Fn() + Send + 'static, then_exit: bool) -> Guard {
+    Guard::new(Action::Stop { stop: Box::new(stop), then_exit })
+}
+
+/// Makes Ctrl-C do nothing, but for answers that say otherwise meanwhile.
+pub(crate) fn ignored() -> Guard {
+    Guard::new(Action::Ignore)
+}
+
+impl Drop for Guard {
     fn drop(&mut self) {
-        *action() = Action::Exit;
+        std::mem::swap(&mut *action(), &mut self.before);
     }
 }
 
@@ -90,6 +105,19 @@ mod tests {
         assert!(pressed(&mut action));
         assert!(!pressed(&mut action));
         assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn guards_give_back_what_was_before() {
+        let chat = ignored();
+        let answer = stops(|| {}, false);
+        assert!(pressed(&mut action()));
+        assert!(matches!(*action(), Action::Stopping { .. }));
+        drop(answer);
+        assert!(matches!(*action(), Action::Ignore));
+        assert!(pressed(&mut action()));
+        drop(chat);
+        assert!(matches!(*action(), Action::Exit));
     }
 
     #[test]
