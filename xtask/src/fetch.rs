@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::ptx::hex;
 use crate::run::program;
 use crate::{TaskError, root};
 
@@ -74,5 +75,5 @@ fn sha256(path: &Path) -> Result<String, TaskError> {
             n => hasher.update(&buffer[..n]),
         }
     }
-    Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod fetch;
+mod ptx;
 mod run;
 mod synth;
 mod test;
@@ -26,6 +28,8 @@ enum Task {
     Test(test::Test),
     FetchModels(FetchModels),
     Synth(synth::Synth),
+    Bench(bench::Bench),
+    Ptx(ptx::Ptx),
     Conf(Conf),
 }
 
@@ -77,6 +81,9 @@ pub enum TaskError {
         /// The published digest.
         expected: &'static str,
     },
+    /// The kernels could not be built.
+    #[error(transparent)]
+    Kernels(#[from] cuda_builder::Error),
     /// Anything else, in a sentence.
     #[error("{0}")]
     Other(String),
@@ -88,7 +95,9 @@ fn main() -> ExitCode {
         Task::Demo(demo) => run_demo(&demo),
         Task::Test(options) => test::run(&options),
         Task::FetchModels(_) => fetch::smollm2().map(|path| println!("{}", path.display())),
+        Task::Ptx(options) => ptx::run(&options),
         Task::Synth(options) => synth::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Conf(_) => write_conf(),
     };
     match result {

@@ -48,6 +48,11 @@ impl Program {
     pub fn works(mut self) -> bool {
         self.0.output().is_ok_and(|o| o.status.success())
     }
+    /// What it prints, if it works.
+    pub fn output(mut self) -> Option<String> {
+        let output = self.0.output().ok().filter(|o| o.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    }
     fn line(&self) -> String {
         std::iter::once(self.0.get_program())
             .chain(self.0.get_args())

@@ -3,9 +3,9 @@
 use argh::FromArgs;
 
 use crate::run::cargo;
-use crate::{TaskError, fetch};
+use crate::{TaskError, fetch, ptx};
 
-/// Run everything that must pass: format, lints, tests of all crates and of the programs.
+/// Run everything that must pass: format, lints, kernels, tests of all crates and of the programs.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "test")]
 pub struct Test {}
@@ -27,6 +27,9 @@ pub fn run(_: &Test) -> Result<(), TaskError> {
             eprintln!("xtask: skipped cargo {tool}: `rustup component add {component}` first");
         }
     }
+    ptx::install::run();
+    eprintln!("xtask: cargo xtask ptx --check");
+    ptx::check_all()?;
     match fetch::smollm2() {
         Ok(_) => {}
         Err(e @ TaskError::Checksum { .. }) => return Err(e),
