@@ -11,13 +11,16 @@ use core::array::from_fn;
 
 use bytemuck::Pod;
 
+use device::DeviceVisitor;
+
 mod codebook;
+pub mod device;
 mod fit;
 mod float;
 pub mod grid;
 pub mod scalar;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// A quantized format: fixed-size blocks of [`BLOCK_LEN`](Self::BLOCK_LEN) weights.
 pub trait Codec: 'static {
@@ -143,6 +146,11 @@ macro_rules! formats {
             }
             /// Calls `visitor` with the codec type; `None` for the float formats, which have none.
             pub fn with_codec<V: CodecVisitor>(self, visitor: V) -> Option<V::Output> {
+                match self { $(Format::$Name => formats!(@visit $kind $file::$Type, visitor)),* }
+            }
+
+            /// Calls `visitor` with the type as a format of the device; `None` for the float formats.
+            pub fn with_device_format<V: DeviceVisitor>(self, visitor: V) -> Option<V::Output> {
                 match self { $(Format::$Name => formats!(@visit $kind $file::$Type, visitor)),* }
             }
 

@@ -29,7 +29,7 @@ const _: () = assert!(size_of::<BlockQ3K>() == 110);
 
 /// The 16 scales, 0 to 63.
 #[inline(always)]
-fn scale_codes(packed: &[u8; 12]) -> [u8; 16] {
+pub(super) fn scale_codes(packed: &[u8; 12]) -> [u8; 16] {
     from_fn(|g| {
         let low = packed[g % 8] >> (4 * (g / 8)) & 15;
         let high = packed[8 + g % 4] >> (2 * (g / 4)) & 3;

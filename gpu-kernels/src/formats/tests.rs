@@ -282,7 +282,7 @@ fn extreme_values_encode_without_panic() {
 }
 
 /// A fixed linear congruential sequence of bytes. Source: Knuth, MMIX.
-fn garbage(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn garbage(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
