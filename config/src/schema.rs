@@ -11,24 +11,27 @@ schema! {
         /// Compute as the reference does: F32 activations and KV cache, no approximation.
         /// Slower; for comparing with other implementations.
         exact: bool = false;
-        /// Give the same tokens whatever else runs: no reduction whose order depends on load or timing.
-        /// The CPU always does.
+        /// Give the same tokens whatever ran before. The CPU always does; on a GPU, where rounding depends
+        /// on the rows of a step, no prompt then takes over what was computed for another.
         deterministic: bool = false;
         /// Longest context in tokens; 0 takes what the model and the memory allow.
         max_seq_len: u32 = 0, in 0..=16777216;
-        /// Prompt tokens computed in one step; -1 chooses by device, 0 takes the whole prompt.
+        /// Prompt tokens computed in one step; -1 chooses by device, 0 takes the whole prompt, on a GPU
+        /// up to 32768 tokens of it.
         prefill_chunk_size: i32 = -1, in -1..=1048576;
         /// CPU threads; 0 uses all cores.
         num_cpu_threads: u32 = 0, in 0..=4096;
-        /// Capture decode steps as CUDA graphs. Concerns layers on a GPU only.
+        /// Record decode steps of layers on a GPU as CUDA graphs: "auto" does, and "always" is an error
+        /// where no layer is on a GPU.
         cuda_graphs: Toggle = Toggle::Auto;
     }
 
     /// The cache of keys and values.
     kv_cache: KvCache {
-        /// Type of its elements; "auto" is F16, or F32 with runtime.exact.
+        /// Type of its elements; "auto" is F16, or F32 with runtime.exact. Only "fp16" and "fp32" are
+        /// available: the others are refused.
         dtype: KvDtype = KvDtype::Auto;
-        /// Pages in the pool, of 16 tokens each; 0 sizes it from the free memory.
+        /// Pages in the pool, of 16 tokens each; 0 takes those of the longest context.
         max_blocks: u32 = 0, in 0..=268435456;
     }
 
@@ -48,13 +51,14 @@ schema! {
         beta_slow: f32 = 1.0, in 0.0..=1048576.0;
     }
 
-    /// Prefill attention kernels. These concern layers on a GPU only.
+    /// Prefill attention kernels on a GPU. There is one, in F16, for every architecture: these choose
+    /// nothing yet, and "always" is refused.
     attention: Attention {
-        /// Fused attention in MXFP4: "always" forces it.
+        /// Fused attention in MXFP4. Not available.
         mxfp4: Toggle = Toggle::Auto;
-        /// Fused attention in FP8: "never" forces F16 in its place.
+        /// Fused attention in FP8. Not available.
         fp8_fmha: Toggle = Toggle::Auto;
-        /// Fused attention written for sm_120: "never" forces the portable kernel.
+        /// Fused attention written for sm_120. Not available.
         fmha_sm120: Toggle = Toggle::Auto;
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gpu_kernels::formats::Format;
 use host::checkpoint::Bytes;
 use host::ops::cpu::CpuOps;
-use host::ops::{Linear, Ops, OpsError};
+use host::ops::{Linear, Operand, Ops, OpsError, Select, WeightUse};
 
 /// SmolLM2-135M: hidden 576, intermediate 1536, 9 query heads and 3 key heads of 64.
 const LAYERS: usize = 30;
@@ -56,7 +56,8 @@ fn matrix(ops: &CpuOps, format: Format, rows: usize, cols: usize) -> Result<Line
     let values: Vec<f32> = (0..cols).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
     let mut row = vec![0; format.row_bytes(cols).expect("checked by the caller")];
     format.encode(&values, &mut row);
-    let weight = ops.weight(format, rows, cols, Bytes::owned(row.repeat(rows)))?;
+    let weight =
+        ops.weight(WeightUse::Products, format, rows, cols, Bytes::owned(row.repeat(rows)))?;
     Ok(Linear { weight, bias: None })
 }
 
@@ -66,13 +67,9 @@ fn time(
     lm_head: &Linear,
     rows: usize,
 ) -> Result<(), OpsError> {
-    let mut hidden = ops.alloc(rows, HIDDEN)?;
-    let mut wide = ops.alloc(rows, INTERMEDIATE)?;
-    let ramp = |n: usize| (0..n).map(|i| (i % 31) as f32 - 15.0).collect::<Vec<_>>();
-    ops.write(&mut hidden, rows, &ramp(rows * HIDDEN))?;
-    ops.write(&mut wide, rows, &ramp(rows * INTERMEDIATE))?;
-    let mut last = ops.alloc(1, HIDDEN)?;
-    ops.gather(&hidden, &[0], &mut last)?;
+    let hidden = ramp(ops, rows, HIDDEN)?;
+    let wide = ramp(ops, rows, INTERMEDIATE)?;
+    let last = ramp(ops, 1, HIDDEN)?;
     let mut y: Vec<_> = [HIDDEN, KV, KV, INTERMEDIATE, INTERMEDIATE]
         .iter()
         .map(|&n| ops.alloc(rows, n))
@@ -100,6 +97,16 @@ fn time(
     }
     println!("{rows:>4} rows: {:.0} tok/s", rows as f64 / best[5].as_secs_f64());
     Ok(())
+}
+
+/// An input of products whose rows are a ramp.
+fn ramp(ops: &CpuOps, rows: usize, cols: usize) -> Result<Operand, OpsError> {
+    let values: Vec<f32> = (0..rows * cols).map(|i| (i % 31) as f32 - 15.0).collect();
+    let mut x = ops.alloc(rows, cols)?;
+    ops.write(&mut x, rows, &values)?;
+    let mut out = ops.alloc_operand(rows, cols)?;
+    ops.residual_norm(&mut x, None, None, Select::All, &mut out)?;
+    Ok(out)
 }
 
 fn timed(f: impl FnOnce() -> Result<(), OpsError>) -> Result<Duration, OpsError> {

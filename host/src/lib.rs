@@ -11,6 +11,7 @@
 //! | [`weights`] | tensor names and conversions → handles that a backend can multiply with |
 //! | [`models`], [`layers`] | families as data: which layers, with which fields; the forward pass |
 //! | [`ops`] | the operations a forward pass is made of, one implementation a device |
+//! | [`cuda`] | GPUs through the NVIDIA driver: memory, streams, kernels, graphs |
 //! | [`kv`] | pages and page tables of the key-value cache |
 //! | [`plan`] | how much memory everything takes, decided before the first allocation |
 //! | [`engine`] | the thread that owns the device: commands in, events out |
@@ -22,6 +23,7 @@
 #![warn(missing_docs)]
 
 pub mod checkpoint;
+pub mod cuda;
 pub mod engine;
 pub mod kv;
 pub mod layers;

@@ -4,6 +4,7 @@ use std::io;
 
 use super::RequestError;
 use crate::checkpoint::CheckpointError;
+use crate::cuda::CudaError;
 use crate::models::LoadError;
 use crate::ops::OpsError;
 use crate::plan::PlanError;
@@ -58,6 +59,9 @@ pub enum EngineError {
     /// It does not fit.
     #[error("the memory cannot be planned")]
     Plan(#[from] PlanError),
+    /// The GPU.
+    #[error("the GPU cannot be used; --gpu-layers 0 computes on the CPU")]
+    Gpu(#[source] CudaError),
     /// The backend.
     #[error("the device cannot hold the model")]
     Ops(#[from] OpsError),
@@ -96,6 +100,12 @@ impl EngineError {
             Self::Load(LoadError::Checkpoint(error)) => checkpoint_kind(error),
             Self::Load(LoadError::UnknownArchitecture { .. }) => ErrorKind::Unsupported,
             Self::Load(LoadError::Ops(error)) | Self::Ops(error) => ops_kind(error),
+            Self::Gpu(error) => match error {
+                CudaError::BadDevice { .. } => ErrorKind::InvalidArgument,
+                CudaError::UnsupportedDevice { .. } => ErrorKind::Unsupported,
+                CudaError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+                _ => ErrorKind::Cuda,
+            },
             Self::Load(_) | Self::Tokenizer(_) | Self::Template(_) => ErrorKind::InvalidModel,
             Self::UnknownTemplate { .. }
             | Self::Setting { .. }
@@ -121,8 +131,8 @@ fn checkpoint_kind(error: &CheckpointError) -> ErrorKind {
 
 fn ops_kind(error: &OpsError) -> ErrorKind {
     match error {
-        OpsError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-        OpsError::Device(_) => ErrorKind::Internal,
+        OpsError::OutOfMemory { .. } | OpsError::DeviceOutOfMemory(_) => ErrorKind::OutOfMemory,
+        OpsError::Device(_) => ErrorKind::Cuda,
     }
 }
 
@@ -217,7 +227,8 @@ impl RequestError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NonFiniteLogits { .. } | Self::CheckpointDamaged(_) => ErrorKind::InvalidModel,
-            Self::Device(_) | Self::EngineEnded(_) => ErrorKind::Internal,
+            Self::Device(_) => ErrorKind::Cuda,
+            Self::EngineEnded(_) => ErrorKind::Internal,
         }
     }
 }

@@ -7,22 +7,31 @@ use std::sync::Arc;
 use config::{Config, KvDtype as KvSetting, Toggle};
 
 use super::model::{MappedDecoder, OwnVocabulary, Vocabulary};
+use super::placement::{self, Gpu};
 use super::{Engine, EngineError, EngineOptions, LoadProgress, ModelInfo, Parts};
 use crate::checkpoint::{Checkpoint, Metadata};
-use crate::engine::scheduler::Limits;
+use crate::engine::scheduler::{Limits, MAX_RUNNING};
 use crate::layers::Decoder;
-use crate::layers::decoder::BatchLimits;
+use crate::layers::decoder::{BatchLimits, Placement};
 use crate::layers::rope::RopeSpec;
 use crate::models::{self, DecoderSpec};
 use crate::ops::cpu::CpuOps;
-use crate::ops::{KvDtype, Ops};
-use crate::plan::{self, Demand, MemoryPlan};
+use crate::ops::cuda::{CudaOps, CudaOptions, ModelShape, Room};
+use crate::ops::{KvDtype, Ops, SampleLimits};
+use crate::plan::{self, ActivationBytes, Demand, DeviceDemand, MemoryPlan};
 use crate::text::template::BUILTIN_NAMES;
 use crate::text::{ChatTemplate, Tokenizer};
+use crate::weights::weight_bytes;
 
 /// Rows of a prefill step when nobody chose: enough to keep a CPU's multiplications busy, few
 /// enough that a cancelled prompt ends soon.
 const PREFILL_CHUNK: usize = 512;
+
+/// The same on a GPU: enough for every multiprocessor to have tiles of each product.
+const GPU_PREFILL_CHUNK: usize = 2048;
+
+/// Rows of a step on a GPU when the whole prompt is to be one: a launch counts them in 16 bits.
+const GPU_MAX_ROWS: usize = 32_768;
 
 /// Most rows whose logits are computed in one step; evaluations want those of every row.
 const LOGIT_ROWS: usize = 64;
@@ -36,14 +45,19 @@ pub(super) fn load(
 ) -> Result<Engine, EngineError> {
     let config = &options.config;
     let mut notices = vec![];
-    notices.extend(placement(options)?);
-    refuse_gpu_settings(config)?;
     let kv_dtype = kv_dtype(config)?;
     check_template_name(&options.chat_template)?;
 
     let checkpoint = Checkpoint::open(&options.model)?;
     let (family, spec) = models::describe(&checkpoint, &config.rope)?;
-    let plan = plan_memory(options, &checkpoint, &spec, kv_dtype)?;
+    // Opening a device takes a good part of a second: what is wrong with the rest is told before.
+    let (gpu, notice) = placement::choose(options)?;
+    notices.extend(notice);
+    placement::check_toggles(config, gpu.is_some())?;
+    if let Some(gpu) = &gpu {
+        notices.extend(check_shape(&spec, kv_dtype, config.runtime.exact, gpu)?);
+    }
+    let plan = plan_memory(options, &checkpoint, &spec, kv_dtype, gpu.as_ref())?;
     notices.extend(plan.notices.iter().cloned());
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?.map(Arc::new);
     if let Some(tokenizer) = &tokenizer {
@@ -61,18 +75,22 @@ pub(super) fn load(
             reason: format!("expected 0 (all cores) to {MAX_THREADS}"),
         });
     }
-    let ops: Arc<dyn Ops> = Arc::new(CpuOps::new(threads, config.runtime.exact));
+    let placements = placements(config, gpu, threads, &plan, spec.layers.len())?;
+    // The kernels of a GPU, and so the rounding, differ by the rows of a step.
+    let rows_matter = plan.device_layers > 0;
     let limits = Limits {
         max_seq_len: plan.max_seq_len,
         batch_rows: plan.max_batch_rows,
         logit_rows: LOGIT_ROWS.min(plan.max_batch_rows),
-        prefix_reuse: spec.prefix_reuse(),
+        prefix_reuse: spec.prefix_reuse() && !(rows_matter && config.runtime.deterministic),
         rope_switch: spec.ropes.iter().find_map(RopeSpec::switches_at),
     };
-    let info = describe(&checkpoint, family.name, &spec, &plan, ops.name());
+    let device = placements.iter().map(|p| p.ops.name()).collect::<Vec<_>>().join(" and ");
+    let info = describe(&checkpoint, family.name, &spec, &plan, device);
     let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows };
-    let mut decoder = Decoder::load(&checkpoint, family.name, spec, ops, batch, progress)?;
+    let mut decoder = Decoder::load(&checkpoint, family.name, spec, &placements, batch, progress)?;
     decoder.allocate_kv(plan.kv_pages, kv_dtype)?;
+    decoder.reserve_sampling(MAX_RUNNING)?;
     // Weights that were converted on the way may be zeros of a file cut meanwhile.
     checkpoint.check_intact()?;
 
@@ -92,44 +110,59 @@ pub(super) fn load(
     Engine::start(model, parts)
 }
 
-/// Refuses what only a GPU can do; says so when the choice was left to the engine.
-fn placement(options: &EngineOptions) -> Result<Option<String>, EngineError> {
-    let on_cpu = "this build computes on the CPU only";
-    let unsupported = |what: String, way_out: &str| EngineError::Unsupported {
-        what,
-        reason: format!("{on_cpu}; {way_out}"),
+/// Refuses a model that the kernels do not compute.
+fn check_shape(
+    spec: &DecoderSpec,
+    kv_dtype: KvDtype,
+    is_exact: bool,
+    gpu: &Gpu,
+) -> Result<Vec<String>, EngineError> {
+    let shape = model_shape(spec);
+    let refused = |what| EngineError::Unsupported {
+        what: format!("{what}: this model on a GPU"),
+        reason: "--gpu-layers 0 computes it on the CPU".to_owned(),
     };
-    if let Some(device) = options.device {
-        return Err(unsupported(format!("--device {device}"), "leave it out"));
+    let mut notices = shape.check(kv_dtype, is_exact).map_err(refused)?;
+    if gpu.layers.is_none_or(|layers| layers >= spec.layers.len()) {
+        notices.extend(shape.sampling_notice());
     }
-    match options.gpu_layers {
-        0 => Ok(None),
-        -1 => Ok(Some(format!("{on_cpu}: all layers run there"))),
-        n if n > 0 => Err(unsupported(format!("--gpu-layers {n}"), "use 0 or leave it out")),
-        n => Err(EngineError::Setting {
-            what: format!("--gpu-layers {n}"),
-            reason: "expected −1 (all), 0 (none) or a number of layers".to_owned(),
-        }),
+    Ok(notices)
+}
+
+fn model_shape(spec: &DecoderSpec) -> ModelShape {
+    ModelShape {
+        hidden_size: spec.hidden_size,
+        intermediate_size: spec.intermediate_size,
+        heads: spec.heads,
+        kv_heads: spec.kv_heads,
+        vocab_size: spec.vocab_size,
     }
 }
 
-/// `always` means "or fail, with the reason".
-fn refuse_gpu_settings(config: &Config) -> Result<(), EngineError> {
-    for (key, toggle) in [
-        ("runtime.cuda_graphs", config.runtime.cuda_graphs),
-        ("attention.mxfp4", config.attention.mxfp4),
-        ("attention.fp8_fmha", config.attention.fp8_fmha),
-        ("attention.fmha_sm120", config.attention.fmha_sm120),
-    ] {
-        if toggle == Toggle::Always {
-            return Err(EngineError::Unsupported {
-                what: format!("{key} = \"always\""),
-                reason: "it concerns layers on a GPU, and this build computes on the CPU only"
-                    .to_owned(),
-            });
-        }
+/// The backends and their layers.
+fn placements(
+    config: &Config,
+    gpu: Option<Gpu>,
+    threads: usize,
+    plan: &MemoryPlan,
+    num_layers: usize,
+) -> Result<Vec<Placement>, EngineError> {
+    let exact = config.runtime.exact;
+    let mut placements = vec![];
+    if let Some(gpu) = gpu.filter(|_| plan.device_layers > 0) {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let graphs = config.runtime.cuda_graphs != Toggle::Never;
+        let ops = CudaOps::new(gpu.context, CudaOptions { exact, graphs, threads })?;
+        placements.push(Placement { ops: Arc::new(ops), layers: plan.device_layers });
     }
-    Ok(())
+    if plan.device_layers < num_layers {
+        let ops: Arc<dyn Ops> = Arc::new(CpuOps::new(threads, exact));
+        placements.push(Placement { ops, layers: num_layers - plan.device_layers });
+    }
+    Ok(placements)
 }
 
 fn kv_dtype(config: &Config) -> Result<KvDtype, EngineError> {
@@ -145,8 +178,23 @@ fn kv_dtype(config: &Config) -> Result<KvDtype, EngineError> {
         KvSetting::Fp16 => Ok(KvDtype::F16),
         other => Err(EngineError::Unsupported {
             what: format!("kv_cache.dtype = {:?}", other.as_str()),
-            reason: "the CPU keeps keys and values in \"fp16\" or \"fp32\"".to_owned(),
+            reason: "keys and values are kept in \"fp16\" or \"fp32\"".to_owned(),
         }),
+    }
+}
+
+/// Rows of a prefill step; `None` takes a whole prompt.
+fn prefill_chunk(config: &Config, gpu: bool) -> Result<Option<usize>, EngineError> {
+    match (usize::try_from(config.runtime.prefill_chunk_size), gpu) {
+        (Err(_), false) => Ok(Some(PREFILL_CHUNK)),
+        (Err(_), true) => Ok(Some(GPU_PREFILL_CHUNK)),
+        (Ok(0), false) => Ok(None),
+        (Ok(0), true) => Ok(Some(GPU_MAX_ROWS)),
+        (Ok(rows), true) if rows > GPU_MAX_ROWS => Err(EngineError::Setting {
+            what: format!("runtime.prefill_chunk_size = {rows}"),
+            reason: format!("a step on a GPU has at most {GPU_MAX_ROWS} rows"),
+        }),
+        (Ok(rows), _) => Ok(Some(rows)),
     }
 }
 
@@ -155,34 +203,60 @@ fn plan_memory(
     checkpoint: &Checkpoint,
     spec: &DecoderSpec,
     kv_dtype: KvDtype,
+    gpu: Option<&Gpu>,
 ) -> Result<MemoryPlan, EngineError> {
     let config = &options.config;
-    // Linear in both: computed for one row each, so that hostile sizes saturate.
-    let row_bytes = spec.activation_bytes(BatchLimits { rows: 1, logit_rows: 0 });
-    let logit_row_bytes = spec.activation_bytes(BatchLimits { rows: 0, logit_rows: 1 });
-    let host_copy = 4 * spec.vocab_size as u64;
-    let activation_bytes = |rows: usize| {
-        let logit_rows = rows.min(LOGIT_ROWS) as u64;
-        let logits = logit_row_bytes.saturating_add(host_copy).saturating_mul(logit_rows);
-        row_bytes.saturating_mul(rows as u64).saturating_add(logits)
+    let of_rows = |row_bytes: u64, rows: usize| row_bytes.saturating_mul(rows as u64);
+    let layers = |rows| of_rows(spec.stage_row_bytes() + spec.cpu_row_bytes(), rows);
+    let logits = |rows: usize| of_rows(spec.logit_row_bytes(), rows.min(LOGIT_ROWS));
+    let room = gpu.map(|gpu| Room {
+        shape: model_shape(spec),
+        pairs: spec.ropes.iter().map(RopeSpec::pairs).collect(),
+        kv_dtype,
+        is_exact: config.runtime.exact,
+        multiprocessors: gpu.context.device().multiprocessors,
+    });
+    // Rotations, the logits that samplers read, and what a GPU copies from and to.
+    let host_bytes = |rows: usize| {
+        let copies = of_rows(4 * spec.vocab_size as u64, rows.min(LOGIT_ROWS));
+        let staging = room.as_ref().map_or(0, |room| room.host_bytes(rows));
+        of_rows(spec.rotation_row_bytes(), rows).saturating_add(copies).saturating_add(staging)
     };
+    let sequence_bytes = |tokens| spec.rotation_table_bytes(tokens);
     let kv_heads = vec![spec.kv_shape(); spec.layers.len()];
-    let weights = checkpoint.tensors().iter().map(|tensor| tensor.bytes as u64);
+    let device_layers = |rows| {
+        let beside = room.as_ref().map_or(0, |room| room.step_bytes(rows));
+        of_rows(spec.stage_row_bytes(), rows).saturating_add(beside)
+    };
+    let device_logits = |rows: usize| {
+        let (chosen, slots) = (MAX_RUNNING.min(rows), MAX_RUNNING);
+        let limits = SampleLimits { rows: chosen, slots, vocab: spec.vocab_size };
+        logits(rows).saturating_add(Room::sampling_bytes(&limits))
+    };
+    let device = match gpu {
+        Some(gpu) => Some(DeviceDemand {
+            name: &gpu.context.device().name,
+            free_bytes: gpu.context.memory().map_err(EngineError::Gpu)?.free_bytes as u64,
+            layers: gpu.layers,
+            activations: ActivationBytes { layers: &device_layers, logits: &device_logits },
+        }),
+        None => None,
+    };
     let from_config = |n: u32| (n > 0).then_some(n as usize);
     let demand = Demand {
-        weight_bytes: weights.fold(0, u64::saturating_add),
+        weights: &weight_bytes(checkpoint, spec)?,
         kv_heads: &kv_heads,
         kv_dtype,
-        activation_bytes: &activation_bytes,
-        prefill_chunk: match config.runtime.prefill_chunk_size {
-            0 => None,
-            n => Some(usize::try_from(n).unwrap_or(PREFILL_CHUNK)),
-        },
+        activations: ActivationBytes { layers: &layers, logits: &logits },
+        host_bytes: &host_bytes,
+        sequence_bytes: &sequence_bytes,
+        prefill_chunk: prefill_chunk(config, gpu.is_some())?,
         trained_context: spec.context_len,
         max_seq_len: options.max_seq_len.or(from_config(config.runtime.max_seq_len)),
         min_kv_tokens: options.min_kv_tokens,
         kv_pages: from_config(config.kv_cache.max_blocks),
         free_bytes: plan::free_bytes(),
+        device,
     };
     Ok(plan::plan(&demand)?)
 }

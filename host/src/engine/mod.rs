@@ -21,6 +21,7 @@ mod error;
 mod handle;
 mod load;
 mod model;
+mod placement;
 mod request;
 mod scheduler;
 mod step;

@@ -4,13 +4,28 @@
 use std::sync::Arc;
 
 use crate::layers::Decoder;
-use crate::ops::{Batch, OpsError};
+use crate::ops::{Batch, OpsError, SampleRequest, Sampled};
 use crate::text::{DetokenStream, Tokenizer};
 
 /// A forward pass over paged sequences.
 pub(super) trait Model: Send {
-    /// Runs a batch: `logits` becomes [batch.logit_rows, vocab_size].
-    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), OpsError>;
+    /// Runs a batch. What comes of it is asked for afterwards, and may report its errors.
+    fn forward(&mut self, batch: &Batch) -> Result<(), OpsError>;
+    /// Logits of the last batch: `out` becomes [batch.logit_rows, vocab_size].
+    fn read_logits(&mut self, out: &mut Vec<f32>) -> Result<(), OpsError>;
+    /// Whether [`Model::sample`] may be called.
+    fn samples(&self) -> bool {
+        false
+    }
+    /// Chooses the token after each row of the last batch whose logits were wanted, at most
+    /// [`MAX_RUNNING`](super::scheduler::MAX_RUNNING).
+    fn sample(
+        &mut self,
+        _requests: &[SampleRequest],
+        _out: &mut Vec<Sampled>,
+    ) -> Result<(), OpsError> {
+        panic!("the model chooses no tokens")
+    }
     /// What makes all further results doubtful, such as a model file cut while mapped. Asked
     /// once a step.
     fn fault(&self) -> Option<String> {
@@ -81,8 +96,21 @@ pub(super) struct MappedDecoder {
 }
 
 impl Model for MappedDecoder {
-    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), OpsError> {
-        self.decoder.forward(batch, logits)
+    fn forward(&mut self, batch: &Batch) -> Result<(), OpsError> {
+        self.decoder.forward(batch)
+    }
+    fn read_logits(&mut self, out: &mut Vec<f32>) -> Result<(), OpsError> {
+        self.decoder.read_logits(out)
+    }
+    fn samples(&self) -> bool {
+        self.decoder.samples()
+    }
+    fn sample(
+        &mut self,
+        requests: &[SampleRequest],
+        out: &mut Vec<Sampled>,
+    ) -> Result<(), OpsError> {
+        self.decoder.sample(requests, out)
     }
     fn fault(&self) -> Option<String> {
         self.checkpoint.check_intact().err().map(|error| error.to_string())

@@ -10,6 +10,7 @@ use super::command::Slot;
 use super::handle::Canceller;
 use super::model::{TextStream, Vocabulary};
 use super::{Event, FinishReason, Request, RequestError, SubmitError, Timings, TokenLogprob};
+use crate::ops::{SampleRequest, Sampled};
 use crate::sampling::{Sampler, top_logprobs};
 use crate::text::StopMatcher;
 
@@ -30,7 +31,6 @@ pub(super) struct Generation {
     /// Tokens to generate at most: what was asked for, or what the context holds.
     max_tokens: usize,
     logprobs: Option<usize>,
-    ignore_eos: bool,
     events: mpsc::Sender<Event>,
     canceller: Canceller,
     prompt_len: usize,
@@ -65,14 +65,19 @@ impl Generation {
         let (events, receiver) = mpsc::channel(max_tokens + OTHER_EVENTS);
         let canceller = Canceller::default();
         let breakers = breakers(request, vocabulary.as_deref())?;
+        let mut sampler =
+            Sampler::new(&request.sampling, &request.prompt, sizes.vocab_size, breakers)?;
+        if let Some(vocabulary) = vocabulary.as_ref().filter(|_| request.ignore_eos) {
+            // As llama.cpp does: such tokens are never chosen, so that the answer goes on.
+            sampler.exclude(vocabulary.end_of_generation());
+        }
         let generation = Self {
-            sampler: Sampler::new(&request.sampling, &request.prompt, sizes.vocab_size, breakers)?,
+            sampler,
             text: vocabulary.as_ref().map(|vocabulary| vocabulary.stream()),
             vocabulary,
             stop: StopMatcher::new(&request.stop),
             max_tokens,
             logprobs: request.logprobs,
-            ignore_eos: request.ignore_eos,
             events,
             canceller: canceller.clone(),
             prompt_len,
@@ -102,38 +107,52 @@ impl Generation {
         (self.max_tokens == 0).then_some(FinishReason::Length)
     }
 
+    /// How the model can choose the token that follows; `None` where [`Generation::next`] must.
+    pub fn sample_request(&mut self, slot: usize) -> Option<SampleRequest<'_>> {
+        match self.logprobs {
+            // Only that of the chosen token comes with it.
+            None | Some(0) => self.sampler.device_request(slot),
+            Some(_) => None,
+        }
+    }
+
+    /// Takes what the model chose as [`Generation::sample_request`] said.
+    pub fn next_sampled(&mut self, sampled: Sampled) -> Next {
+        let Sampled::Token { id, logprob } = sampled else { return self.no_distribution() };
+        self.sampler.accept_drawn(id);
+        let logprob = self.logprobs.map(|_| TokenLogprob { logprob, top: vec![] });
+        self.take(id, logprob)
+    }
+
     /// Chooses the token that follows `logits` [vocab_size], which are scratch afterwards.
     pub fn next(&mut self, logits: &mut [f32]) -> Next {
-        let tokens = self.timings.generated_tokens;
-        let failed = Next::Failed(RequestError::NonFiniteLogits { tokens });
         if !is_distribution(logits) {
-            return failed;
+            return self.no_distribution();
         }
         if self.logprobs.is_some() {
             self.unmodified.clear();
             self.unmodified.extend_from_slice(logits);
         }
-        let vocabulary = self.vocabulary.clone();
-        let ends = vocabulary.as_ref().map_or(&[][..], |v| v.end_of_generation());
-        if self.ignore_eos {
-            // As llama.cpp does: such tokens are never chosen, so that the answer goes on.
-            for &id in ends {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = f32::NEG_INFINITY; // a vocabulary may name more than the model has
-                }
-            }
-        }
         // Only a distribution without any token left fails here, and a NaN was refused above.
-        let Ok(id) = self.sampler.sample(logits) else { return failed };
+        let Ok(id) = self.sampler.sample(logits) else { return self.no_distribution() };
         self.sampler.accept(id);
-        self.timings.generated_tokens += 1;
-
-        let ended = ends.contains(&id);
-        let (text, stop) = if ended { (String::new(), None) } else { self.show(id) };
         let logprob = self.logprobs.map(|n| {
             let (logprob, top) = top_logprobs(&self.unmodified, id, n);
             TokenLogprob { logprob, top }
         });
+        self.take(id, logprob)
+    }
+
+    fn no_distribution(&self) -> Next {
+        let tokens = self.timings.generated_tokens;
+        Next::Failed(RequestError::NonFiniteLogits { tokens })
+    }
+
+    /// Shows the token that was chosen.
+    fn take(&mut self, id: u32, logprob: Option<TokenLogprob>) -> Next {
+        self.timings.generated_tokens += 1;
+        let ended = self.vocabulary.as_deref().is_some_and(|v| v.end_of_generation().contains(&id));
+        let (text, stop) = if ended { (String::new(), None) } else { self.show(id) };
         self.send(Event::Token { id, text, logprob });
         if ended {
             Next::Done(FinishReason::EndOfGeneration)

@@ -15,6 +15,9 @@ use std::collections::VecDeque;
 use crate::kv::{PAGE_SIZE, PagePool, PageTable};
 use crate::ops::{Batch, Span};
 
+/// Most sequences of a step.
+pub(super) const MAX_RUNNING: usize = 1;
+
 /// Tells sequences apart; never used twice.
 pub(super) type SequenceId = u64;
 
@@ -65,6 +68,8 @@ struct Cached {
 pub(super) struct Step {
     /// The sequence.
     pub id: SequenceId,
+    /// Its place among the sequences that run, below [`MAX_RUNNING`]: its own until it is removed.
+    pub slot: usize,
     /// In its first step: prompt tokens that were in the cache.
     pub cached: Option<usize>,
     /// Position of the first row whose logits are wanted.
@@ -166,6 +171,7 @@ impl Scheduler {
         sequence.started = true;
         Some(Step {
             id: sequence.id,
+            slot: 0,
             cached,
             first_logits,
             ends_prefill: prefill && end >= sequence.prompt_len && !sequence.recomputed,

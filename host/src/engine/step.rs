@@ -13,7 +13,7 @@ use super::model::Model;
 use super::request::{Generation, Next, is_distribution};
 use super::scheduler::{Leave, Scheduler, SequenceId, Step};
 use super::{FinishReason, RequestError};
-use crate::ops::Batch;
+use crate::ops::{Batch, OpsError, Sampled};
 
 /// Everything the engine thread owns.
 pub(super) struct Worker {
@@ -26,6 +26,9 @@ pub(super) struct Worker {
     next_id: SequenceId,
     batch: Batch,
     logits: Vec<f32>,
+    /// Whether the model chooses tokens where it can.
+    samples: bool,
+    sampled: Vec<Sampled>,
 }
 
 /// What a sequence is computed for.
@@ -45,8 +48,19 @@ impl Worker {
         commands: Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (jobs, batch, logits) = (BTreeMap::new(), Batch::default(), vec![]);
-        Self { model, vocab_size, scheduler, commands, shared, jobs, next_id: 0, batch, logits }
+        Self {
+            samples: model.samples(),
+            model,
+            vocab_size,
+            scheduler,
+            commands,
+            shared,
+            jobs: BTreeMap::new(),
+            next_id: 0,
+            batch: Batch::default(),
+            logits: vec![],
+            sampled: vec![],
+        }
     }
 
     /// The thread's whole life. Whatever ends it, every request gets its last event.
@@ -138,20 +152,43 @@ impl Worker {
         if let (Some(cached), Job::Generate(generation)) = (step.cached, job) {
             generation.begin(cached, Instant::now());
         }
-        let computed = self.model.forward(&self.batch, &mut self.logits);
+        let computed = self.compute(&step);
         // A cut file explains a device's error, so it is asked for first.
         if let Some(fault) = self.model.fault() {
             return Err(RequestError::CheckpointDamaged(fault));
         }
-        computed.map_err(|error| RequestError::Device(error.to_string()))?;
-        assert_eq!(self.logits.len(), self.batch.logit_rows.len() * self.vocab_size);
+        let sampled = computed.map_err(|error| RequestError::Device(error.to_string()))?;
         self.scheduler.complete();
-        self.emit(step);
+        self.emit(step, sampled);
         Ok(())
     }
 
+    /// Runs the batch. What the model chose after it, or else its logits, in `self.logits`.
+    fn compute(&mut self, step: &Step) -> Result<Option<Sampled>, OpsError> {
+        self.model.forward(&self.batch)?;
+        self.logits.clear();
+        let rows = self.batch.logit_rows.len();
+        if rows == 0 {
+            return Ok(None);
+        }
+        if self.samples
+            && let Some(Job::Generate(generation)) = self.jobs.get_mut(&step.id)
+            && let Some(request) = generation.sample_request(step.slot)
+        {
+            self.model.sample(&[request], &mut self.sampled)?;
+            match self.sampled[..] {
+                [Sampled::NeedsHost] => {}
+                [sampled] => return Ok(Some(sampled)),
+                _ => panic!("one row was to be sampled"),
+            }
+        }
+        self.model.read_logits(&mut self.logits)?;
+        assert_eq!(self.logits.len(), rows * self.vocab_size);
+        Ok(None)
+    }
+
     /// Gives the results of a step to its job.
-    fn emit(&mut self, step: Step) {
+    fn emit(&mut self, step: Step, sampled: Option<Sampled>) {
         let now = Instant::now();
         let outcome = match self.jobs.get_mut(&step.id) {
             Some(Job::Generate(generation)) => {
@@ -159,7 +196,10 @@ impl Worker {
                 match done {
                     Some(reason) => Next::Done(reason),
                     None if !step.ends_tokens => return, // more of the prompt follows
-                    None => generation.next(&mut self.logits),
+                    None => match sampled {
+                        Some(sampled) => generation.next_sampled(sampled),
+                        None => generation.next(&mut self.logits),
+                    },
                 }
             }
             Some(Job::Evaluate(evaluation)) => {

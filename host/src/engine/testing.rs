@@ -2,17 +2,18 @@
 //! pages that it was given: a page that is wrong, stale or shared changes the answer.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::model::{Model, TextStream, Vocabulary};
-use super::scheduler::Limits;
+use super::scheduler::{Limits, MAX_RUNNING};
 use super::{Engine, Event, FinishReason, ModelInfo, Parts, Request, RequestHandle, Timings};
 use crate::kv::{PAGE_SIZE, pages_for};
-use crate::ops::{Batch, HeadShape, KvDtype, OpsError};
-use crate::plan::{Demand, plan};
+use crate::ops::cuda::Emulated;
+use crate::ops::{Batch, HeadShape, KvDtype, OpsError, SampleLimits, SampleRequest, Sampled};
+use crate::plan::{ActivationBytes, Demand, WeightBytes, plan};
 use crate::sampling::SamplingParams;
 
 pub(super) const VOCAB_SIZE: usize = 32;
@@ -30,6 +31,17 @@ pub(super) enum Act {
     DeviceError,
 }
 
+/// Who chooses tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Samples {
+    /// The host, from logits.
+    Host,
+    /// The model, by the kernels, where it can.
+    Model,
+    /// The same, but every third choice is left to the host.
+    ModelAtTimes,
+}
+
 /// How to make an engine for a test.
 pub(super) struct Setup {
     pub limits: Limits,
@@ -40,6 +52,7 @@ pub(super) struct Setup {
     /// Each step waits for a permit.
     pub gated: bool,
     pub has_text: bool,
+    pub samples: Samples,
 }
 
 impl Default for Setup {
@@ -56,6 +69,7 @@ impl Default for Setup {
             act: Box::new(|_| Act::Compute),
             gated: false,
             has_text: true,
+            samples: Samples::Host,
         }
     }
 }
@@ -68,6 +82,8 @@ pub(super) struct Bench {
     /// (rows, context_len) of each step so far.
     pub steps: Arc<Mutex<Vec<(usize, usize)>>>,
     pub damaged: Arc<AtomicBool>,
+    /// How often logits were read.
+    pub reads: Arc<AtomicUsize>,
 }
 
 impl Setup {
@@ -75,7 +91,9 @@ impl Setup {
         let (gate, permits) = channel();
         let steps = Arc::new(Mutex::new(vec![]));
         let damaged = Arc::new(AtomicBool::new(false));
+        let reads = Arc::new(AtomicUsize::new(0));
         let limits = self.limits;
+        let sizes = SampleLimits { rows: MAX_RUNNING, slots: MAX_RUNNING, vocab: VOCAB_SIZE };
         let model = FakeModel {
             cells: HashMap::new(),
             limits,
@@ -84,6 +102,11 @@ impl Setup {
             permits: self.gated.then_some(permits),
             steps: steps.clone(),
             damaged: damaged.clone(),
+            reads: reads.clone(),
+            logits: vec![],
+            samples: self.samples,
+            kernels: Emulated::new(&sizes),
+            choices: 0,
         };
         let info = ModelInfo {
             name: "fake".to_owned(),
@@ -98,23 +121,26 @@ impl Setup {
             device: "none".to_owned(),
         };
         let plan = plan(&Demand {
-            weight_bytes: 0,
+            weights: &WeightBytes { layers: vec![0], ..WeightBytes::default() },
             kv_heads: &[HeadShape { heads: 1, head_dim: 1 }],
             kv_dtype: KvDtype::F32,
-            activation_bytes: &|rows| rows as u64,
+            activations: ActivationBytes { layers: &|rows| rows as u64, logits: &|_| 0 },
+            host_bytes: &|_| 0,
+            sequence_bytes: &|_| 0,
             prefill_chunk: Some(limits.batch_rows),
             trained_context: limits.max_seq_len,
             max_seq_len: Some(limits.max_seq_len),
             min_kv_tokens: None,
             kv_pages: None,
             free_bytes: None,
+            device: None,
         })
         .unwrap();
         let vocabulary = self.has_text.then(|| Arc::new(Letters) as Arc<dyn Vocabulary>);
         let (tokenizer, template, notices) = (None, None, vec![]);
         let parts = Parts { info, tokenizer, template, vocabulary, plan, notices, limits };
         let engine = Engine::start(Box::new(model), parts).unwrap();
-        Bench { engine, gate, steps, damaged }
+        Bench { engine, gate, steps, damaged, reads }
     }
 }
 
@@ -126,10 +152,16 @@ struct FakeModel {
     permits: Option<Receiver<()>>,
     steps: Arc<Mutex<Vec<(usize, usize)>>>,
     damaged: Arc<AtomicBool>,
+    reads: Arc<AtomicUsize>,
+    /// Of the last batch.
+    logits: Vec<f32>,
+    samples: Samples,
+    kernels: Emulated,
+    choices: usize,
 }
 
 impl Model for FakeModel {
-    fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), OpsError> {
+    fn forward(&mut self, batch: &Batch) -> Result<(), OpsError> {
         if let Some(permits) = &self.permits {
             let _ = permits.recv(); // without its sender the gate is open
         }
@@ -142,6 +174,7 @@ impl Model for FakeModel {
             steps.extend(batch.spans.iter().map(|span| (span.rows, span.context_len)));
             steps.len() - 1
         };
+        let logits = &mut self.logits;
         logits.clear();
         for span in &batch.spans {
             assert!(span.context_len <= self.limits.max_seq_len);
@@ -168,6 +201,29 @@ impl Model for FakeModel {
             }
             Act::Panic => panic!("the fake model was told to panic"),
             Act::DeviceError => return Err(OpsError::Device("it burns".to_owned())),
+        }
+        Ok(())
+    }
+
+    fn read_logits(&mut self, out: &mut Vec<f32>) -> Result<(), OpsError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        out.clone_from(&self.logits);
+        Ok(())
+    }
+
+    fn samples(&self) -> bool {
+        self.samples != Samples::Host
+    }
+
+    fn sample(
+        &mut self,
+        requests: &[SampleRequest],
+        out: &mut Vec<Sampled>,
+    ) -> Result<(), OpsError> {
+        *out = self.kernels.sample(&self.logits, requests);
+        self.choices += 1;
+        if self.samples == Samples::ModelAtTimes && self.choices.is_multiple_of(3) {
+            out.fill(Sampled::NeedsHost);
         }
         Ok(())
     }

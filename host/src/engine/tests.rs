@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use super::testing::{
-    Act, END, LATE, Setup, VOCAB_SIZE, read, reference_answer, reference_logits, request, text_of,
+    Act, END, LATE, Samples, Setup, VOCAB_SIZE, read, reference_answer, reference_logits, request,
+    text_of,
 };
 use super::*;
 
@@ -199,6 +200,71 @@ fn a_seeded_answer_does_not_depend_on_the_requests_before_it() {
 }
 
 #[test]
+fn answers_are_the_same_whoever_chooses() {
+    let sampled = |change: &dyn Fn(&mut Request)| {
+        let mut request = request(&prompt(2, 35), 20);
+        request.sampling.temperature = 1.5;
+        request.sampling.seed = Some(7);
+        change(&mut request);
+        request
+    };
+    let requests = [
+        sampled(&|_| {}),
+        sampled(&|r| r.sampling.temperature = 0.0),
+        sampled(&|r| r.ignore_eos = true),
+        sampled(&|r| (r.sampling.top_k, r.sampling.top_p) = (9, 0.8)),
+        sampled(&|r| (r.sampling.min_p, r.sampling.logit_bias) = (0.2, vec![(3, 2.0), (END, 1.0)])),
+        sampled(&|r| {
+            (r.sampling.repeat_penalty, r.sampling.frequency_penalty) = (1.3, 0.4);
+            r.sampling.repeat_last_n = 6;
+            r.ignore_eos = true;
+        }),
+        sampled(&|r| (r.sampling.presence_penalty, r.logprobs) = (0.8, Some(0))),
+    ];
+    let host = Setup::default().start();
+    for samples in [Samples::Model, Samples::ModelAtTimes] {
+        let bench = Setup { samples, ..Setup::default() }.start();
+        for request in &requests {
+            let (found, expected) = (bench.answer(request.clone()), host.answer(request.clone()));
+            assert_eq!(found.tokens, expected.tokens, "{samples:?} {request:?}");
+            assert_eq!((found.reason(), found.text), (expected.reason(), expected.text));
+            assert_eq!(found.logprobs.len(), expected.logprobs.len());
+            for (found, expected) in found.logprobs.iter().zip(&expected.logprobs) {
+                assert!((found.logprob - expected.logprob).abs() < 1e-5 && found.top.is_empty());
+            }
+        }
+        let reads = bench.reads.load(Ordering::SeqCst);
+        assert_eq!(reads == 0, samples == Samples::Model);
+    }
+}
+
+#[test]
+fn what_the_model_cannot_choose_is_chosen_from_logits() {
+    let bench = Setup { samples: Samples::Model, ..Setup::default() }.start();
+    let reads = || bench.reads.load(Ordering::SeqCst);
+    let prompt = endless(10, 4);
+    bench.answer(request(&prompt, 4));
+    assert_eq!(reads(), 0);
+    let mut before = 0;
+    let changes: [fn(&mut Request); 4] = [
+        |r| r.logprobs = Some(2),
+        |r| r.sampling.dry_multiplier = 1.0,
+        |r| (r.sampling.temperature, r.sampling.xtc_probability) = (1.0, 0.5),
+        |r| (r.sampling.temperature, r.sampling.mirostat) = (1.0, 2),
+    ];
+    for change in changes {
+        let mut request = request(&prompt, 4);
+        request.sampling.dry_sequence_breakers = vec![];
+        change(&mut request);
+        let tokens = bench.answer(request).tokens.len();
+        assert_eq!(reads(), before + tokens);
+        before += tokens;
+    }
+    bench.engine.evaluate(prompt, 9, Box::new(|_, _| {})).unwrap();
+    assert_eq!(reads(), before + 1);
+}
+
+#[test]
 fn what_cannot_be_answered_is_refused_with_the_numbers() {
     let bench = Setup::default().start();
     let refusal = |request| bench.engine.submit(request).unwrap_err();
@@ -330,10 +396,13 @@ fn a_slow_reader_stops_nobody_and_loses_nothing() {
 
 #[test]
 fn a_nan_ends_its_request_alone_and_is_no_prefix() {
-    for value in [f32::NAN, f32::INFINITY] {
+    let all = [Samples::Host, Samples::Model];
+    for (value, samples) in
+        [f32::NAN, f32::INFINITY].into_iter().flat_map(|value| all.map(|samples| (value, samples)))
+    {
         // Steps: two chunks, then tokens; the third token's logits are bad.
         let act = move |step| if step == 3 { Act::Logit(value) } else { Act::Compute };
-        let bench = Setup { act: Box::new(act), ..Setup::default() }.start();
+        let bench = Setup { act: Box::new(act), samples, ..Setup::default() }.start();
         let prompt = endless(30, 5);
         let first = bench.engine.submit(request(&prompt, 5)).unwrap();
         let second = bench.engine.submit(request(&prompt, 5)).unwrap();
@@ -353,7 +422,7 @@ fn excluded_tokens_are_no_fault() {
 }
 
 /// All requests of an engine whose third step goes wrong end with the error that `check` knows.
-fn all_fail(act: Act, check: impl Fn(&RequestError) -> bool) {
+fn all_fail(act: Act, kind: ErrorKind, check: impl Fn(&RequestError) -> bool) {
     let act = move |step| if step == 2 { act } else { Act::Compute };
     let bench = Setup { act: Box::new(act), gated: true, ..Setup::default() }.start();
     let prompt = endless(10, 9);
@@ -370,7 +439,7 @@ fn all_fail(act: Act, check: impl Fn(&RequestError) -> bool) {
     assert_eq!(bench.engine.in_progress(), 0);
     let refused = bench.engine.submit(request(&prompt, 1)).unwrap_err();
     assert!(matches!(&refused, SubmitError::Unhealthy(error) if check(error)), "{refused}");
-    assert_eq!(refused.kind(), ErrorKind::Internal);
+    assert_eq!(refused.kind(), kind);
     let refused = bench.engine.evaluate(prompt, 0, Box::new(|_, _| {})).unwrap_err();
     assert!(matches!(refused, EngineError::Submit(SubmitError::Unhealthy(_))), "{refused}");
 }
@@ -379,13 +448,16 @@ fn all_fail(act: Act, check: impl Fn(&RequestError) -> bool) {
 fn a_panic_ends_every_request_and_no_one_hangs() {
     all_fail(
         Act::Panic,
+        ErrorKind::Internal,
         |error| matches!(error, RequestError::EngineEnded(text) if text.contains("told to panic")),
     );
 }
 
 #[test]
 fn a_device_error_ends_every_request() {
-    all_fail(Act::DeviceError, |error| *error == RequestError::Device("it burns".to_owned()));
+    all_fail(Act::DeviceError, ErrorKind::Cuda, |error| {
+        *error == RequestError::Device("it burns".to_owned())
+    });
 }
 
 #[test]

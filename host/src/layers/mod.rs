@@ -5,22 +5,14 @@
 
 pub mod decoder;
 pub mod rope;
+pub mod rope_table;
 
 pub use decoder::{Decoder, DecoderLayer};
 
 use crate::ops::{
-    Activation, AttendSpec, Batch, HeadShape, KvPool, Linear, Ops, OpsError, RopeLayout, RopeRows,
-    Tensor, Vector,
+    Activation, AttendSpec, AttentionInputs, HeadShape, KvPool, Linear, Norm, Operand, Ops,
+    OpsError, Qkv, Rotation, Step, Tensor,
 };
-
-/// RMS norm: weight and the constant added to the variance.
-#[derive(Clone, Debug)]
-pub struct Norm {
-    /// [len of a normalised group].
-    pub weight: Vector,
-    /// Added to the mean square.
-    pub eps: f32,
-}
 
 /// Attention weights of one layer.
 #[derive(Clone, Debug)]
@@ -48,14 +40,17 @@ pub struct GatedMlp {
 pub struct Scratch {
     /// Residual stream [rows, hidden_size].
     pub x: Tensor,
-    normed: Tensor,
+    /// What a block adds to it [rows, hidden_size].
+    pub delta: Tensor,
+    /// What a block reads of it [rows, hidden_size].
+    pub normed: Operand,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    attended: Tensor,
-    out: Tensor,
+    attended: Operand,
     gate: Tensor,
     up: Tensor,
+    gated: Operand,
 }
 
 /// Widths of the activations, for [`Scratch`] and the memory planner.
@@ -71,7 +66,7 @@ pub struct ScratchShape {
 impl ScratchShape {
     /// Elements of a row over all tensors.
     pub fn elements(&self) -> usize {
-        3 * self.hidden_size + 2 * self.intermediate_size + 2 * self.q.width() + 2 * self.kv.width()
+        3 * self.hidden_size + 3 * self.intermediate_size + 2 * self.q.width() + 2 * self.kv.width()
     }
 }
 
@@ -81,17 +76,17 @@ impl Scratch {
     /// # Errors
     /// `OutOfMemory`.
     pub fn new(ops: &dyn Ops, s: &ScratchShape, rows: usize) -> Result<Self, OpsError> {
-        let hidden = || ops.alloc(rows, s.hidden_size);
         Ok(Self {
-            x: hidden()?,
-            normed: hidden()?,
-            out: hidden()?,
+            x: ops.alloc(rows, s.hidden_size)?,
+            delta: ops.alloc(rows, s.hidden_size)?,
+            normed: ops.alloc_operand(rows, s.hidden_size)?,
             q: ops.alloc(rows, s.q.width())?,
             k: ops.alloc(rows, s.kv.width())?,
             v: ops.alloc(rows, s.kv.width())?,
-            attended: ops.alloc(rows, s.q.width())?,
+            attended: ops.alloc_operand(rows, s.q.width())?,
             gate: ops.alloc(rows, s.intermediate_size)?,
             up: ops.alloc(rows, s.intermediate_size)?,
+            gated: ops.alloc_operand(rows, s.intermediate_size)?,
         })
     }
 }
@@ -101,53 +96,45 @@ pub(crate) struct AttentionStep<'a> {
     /// Index of the layer in `kv`.
     pub layer: usize,
     pub spec: AttendSpec,
-    pub rope: Option<(RopeLayout, &'a RopeRows)>,
-    pub batch: &'a Batch,
+    pub rotation: Option<Rotation>,
+    pub step: &'a Step<'a>,
 }
 
 impl Attention {
-    /// `s.out = o(attend(q(x), k(x), v(x)))`, where x is the normed stream or the stream itself.
+    /// `s.delta = o(attend(q(x), k(x), v(x)))` of `x = s.normed`.
     pub(crate) fn forward(
         &self,
         ops: &dyn Ops,
-        step: &AttentionStep,
+        at: &AttentionStep,
         kv: &mut KvPool,
-        from_stream: bool,
         s: &mut Scratch,
     ) -> Result<(), OpsError> {
-        let Scratch { x, normed, q, k, v, attended, out, .. } = s;
-        let input = if from_stream { &*x } else { &*normed };
-        ops.linear(&[&self.q, &self.k, &self.v], input, &mut [q, k, v])?;
-        if let Some(n) = &self.q_norm {
-            ops.rms_norm_in_place(q, &n.weight, n.eps)?;
-        }
-        if let Some(n) = &self.k_norm {
-            ops.rms_norm_in_place(k, &n.weight, n.eps)?;
-        }
-        if let Some((layout, rows)) = step.rope {
-            let AttendSpec { q: heads, kv_heads, .. } = step.spec;
-            ops.rope(q, heads, layout, rows)?;
-            ops.rope(k, HeadShape { heads: kv_heads, ..heads }, layout, rows)?;
-        }
-        ops.kv_write(kv, step.layer, k, v, step.batch)?;
-        ops.attend(q, kv, step.layer, &step.spec, step.batch, attended)?;
-        ops.linear(&[&self.o], attended, &mut [out])
+        let Scratch { normed, q, k, v, attended, delta, .. } = s;
+        ops.linear(&[&self.q, &self.k, &self.v], normed, &mut [q, k, v])?;
+        let inputs = AttentionInputs {
+            q: at.spec.q,
+            kv_heads: at.spec.kv_heads,
+            q_norm: self.q_norm.as_ref(),
+            k_norm: self.k_norm.as_ref(),
+            rotation: at.rotation,
+        };
+        ops.attention_inputs(Qkv { q, k, v }, &inputs, kv, at.layer, at.step)?;
+        ops.attend(q, kv, at.layer, &at.spec, at.step, attended)?;
+        ops.linear(&[&self.o], attended, &mut [delta])
     }
 }
 
 impl GatedMlp {
-    /// `s.out = down(act(gate(x)) · up(x))`, where x is the normed stream or the stream itself.
+    /// `s.delta = down(act(gate(x)) · up(x))` of `x = s.normed`.
     pub(crate) fn forward(
         &self,
         ops: &dyn Ops,
         act: Activation,
-        from_stream: bool,
         s: &mut Scratch,
     ) -> Result<(), OpsError> {
-        let Scratch { x, normed, gate, up, out, .. } = s;
-        let input = if from_stream { &*x } else { &*normed };
-        ops.linear(&[&self.gate, &self.up], input, &mut [gate, up])?;
-        ops.gated(gate, up, act)?;
-        ops.linear(&[&self.down], gate, &mut [out])
+        let Scratch { normed, gate, up, gated, delta, .. } = s;
+        ops.linear(&[&self.gate, &self.up], normed, &mut [gate, up])?;
+        ops.gated(gate, up, act, gated)?;
+        ops.linear(&[&self.down], gated, &mut [delta])
     }
 }

@@ -1,15 +1,17 @@
 //! Rotary position embeddings and every scaling of their frequencies.
 //!
-//! [`RopeSpec::new`] turns [`RopeParameters`] into inverse frequencies; [`RopeSpec::rows`] turns the
-//! positions of a batch into cosines and sines, once a step for all layers that share them.
+//! [`RopeSpec::new`] turns [`RopeParameters`] into inverse frequencies; a
+//! [`RopeTable`](super::rope_table::RopeTable) turns the positions of a batch into cosines and sines,
+//! once a step for all layers that share them.
 //!
 //! Sources: Su et al. 2021 (RoPE); Peng et al. 2023 (NTK-aware, YaRN, eq. 17–23); Ding et al. 2024
 //! (LongRoPE); the reference behaviour of transformers' `modeling_rope_utils` 4.57.
 
 use std::borrow::Cow;
 use std::f64::consts::PI;
+use std::ops::Range;
 
-use crate::ops::{Batch, RopeLayout, RopeRows};
+use crate::ops::{RopeLayout, RopeRows};
 
 /// One rotary embedding.
 #[derive(Clone, Debug)]
@@ -160,19 +162,36 @@ impl RopeSpec {
         }
     }
 
-    /// Cosines and sines for the rows of a batch.
-    pub fn rows(&self, batch: &Batch, out: &mut RopeRows) {
-        out.pairs = self.pairs();
-        out.cos.clear();
-        out.sin.clear();
-        for span in &batch.spans {
-            let (inverse, factor) = self.at_length(span.rope_len);
-            for position in span.context_len - span.rows..span.context_len {
-                for &f in inverse.iter() {
-                    let (sin, cos) = (position as f32 * f).sin_cos();
-                    out.cos.push(cos * factor);
-                    out.sin.push(sin * factor);
-                }
+    /// The set of frequencies that turns a sequence of `len` tokens, below 2; `None` where it serves
+    /// no other length.
+    pub(super) fn set(&self, len: usize) -> Option<usize> {
+        match &self.frequencies {
+            Frequencies::Fixed { .. } => Some(0),
+            Frequencies::Long { original_len, .. } => Some(usize::from(len > *original_len)),
+            Frequencies::Dynamic { original_len, .. } => (len <= *original_len).then_some(0),
+        }
+    }
+
+    /// Positions of all sets that sequences of up to `len` tokens are turned by.
+    pub(super) fn kept_positions(&self, len: usize) -> usize {
+        match &self.frequencies {
+            Frequencies::Fixed { .. } => len,
+            Frequencies::Long { original_len, .. } if len > *original_len => {
+                len.saturating_add(*original_len)
+            }
+            Frequencies::Long { .. } => len,
+            Frequencies::Dynamic { original_len, .. } => len.min(*original_len),
+        }
+    }
+
+    /// Appends cosines and sines for positions of a sequence of `len` tokens.
+    pub(super) fn turn(&self, len: usize, positions: Range<usize>, out: &mut RopeRows) {
+        let (inverse, factor) = self.at_length(len);
+        for position in positions {
+            for &f in inverse.iter() {
+                let (sin, cos) = (position as f32 * f).sin_cos();
+                out.cos.push(cos * factor);
+                out.sin.push(sin * factor);
             }
         }
     }
@@ -294,7 +313,6 @@ fn yarn_ramp(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Span;
 
     fn parameters(scaling: RopeScaling) -> RopeParameters {
         RopeParameters {
@@ -433,26 +451,6 @@ mod tests {
         assert!(near.iter().zip(far.iter()).all(|(n, f)| n / f == 4.0));
         // sqrt(1 + ln 16 / ln 32) = sqrt(1.8)
         assert!((f64::from(factor) - 1.8f64.sqrt()).abs() < 1e-6);
-    }
-
-    #[test]
-    fn rows_follow_the_positions_of_each_sequence() {
-        let rope = RopeSpec::new(&parameters(RopeScaling::None)).unwrap();
-        let span = |first_row, rows, context_len| Span {
-            first_row,
-            rows,
-            context_len,
-            rope_len: context_len,
-            pages: vec![],
-        };
-        let batch = Batch { spans: vec![span(0, 2, 7), span(2, 1, 1)], ..Batch::default() };
-        let mut rows = RopeRows::default();
-        rope.rows(&batch, &mut rows);
-        assert_eq!((rows.pairs, rows.cos.len()), (32, 3 * 32));
-        for (row, position) in [(0, 5.0f64), (1, 6.0), (2, 0.0)] {
-            assert!((f64::from(rows.cos[row * 32]) - position.cos()).abs() < 1e-6);
-            assert!((f64::from(rows.sin[row * 32]) - position.sin()).abs() < 1e-6);
-        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::describe;
 use crate::checkpoint::{Bytes, Checkpoint, GgufWriter, Value};
 
 use crate::engine::LoadProgress;
-use crate::layers::decoder::{BatchLimits, Decoder};
+use crate::layers::decoder::{BatchLimits, Decoder, Placement};
 use crate::ops::cpu::CpuOps;
 
 type Tensors = Vec<(String, Vec<usize>)>;
@@ -107,7 +107,8 @@ fn load(bytes: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
     let (family, spec) = describe(&checkpoint, &config::RopeOverride::default())?;
     let ops = Arc::new(CpuOps::new(1, true));
     let limits = BatchLimits { rows: 4, logit_rows: 1 };
-    Decoder::load(&checkpoint, family.name, spec, ops, limits, &mut Silent)?;
+    let all = [Placement { ops, layers: spec.layers.len() }];
+    Decoder::load(&checkpoint, family.name, spec, &all, limits, &mut Silent)?;
     Ok(())
 }
 

@@ -2,16 +2,25 @@
 //! needs and what the machine has come in as numbers, so that any machine can be planned for.
 //!
 //! ```text
-//! weights (mapped) + activations (rows of a step) + KV cache (tokens) ≤ free memory
+//! host:    weights (mapped) + activations (rows of a step) + KV cache (tokens) ≤ free memory
+//! device:  weights + activations + KV cache + headroom                         ≤ free memory
+//!
+//!          embedding  layers …  │  … layers  final norm, logits
+//!          device ──────────────┴─ host ──────────────────────
 //! ```
+//!
+//! A device takes the first layers and the embedding; the logits follow only when all layers are
+//! there.
 
+mod cost;
 mod free;
-
-use std::fmt;
+mod report;
 
 use crate::kv::{PAGE_SIZE, pages_for};
 use crate::ops::{HeadShape, KvDtype};
+use cost::Cost;
 pub use free::free_bytes;
+pub use report::bytes_text;
 
 /// Context that is taken at most when nobody asked for one. Longer ones cost gigabytes that few
 /// conversations use; `--max-seq-len` goes beyond.
@@ -20,19 +29,33 @@ pub const AUTO_CONTEXT_CEILING: usize = 131_072;
 /// Share of the memory left beside weights that an automatic KV cache may take, in percent.
 pub const AUTO_KV_PERCENT: u64 = 60;
 
+/// The same on a device, where little else wants the rest.
+pub const AUTO_DEVICE_KV_PERCENT: u64 = 90;
+
 /// An automatic context is at least this long, or the plan fails.
 pub const AUTO_CONTEXT_FLOOR: usize = 512;
 
+/// Kept free on a device for what is not counted: modules and recorded graphs, the rounding of each
+/// allocation (to 2 MiB), the rows of operands where F32 weights stand beside others, and what other
+/// programs draw on the same screen.
+pub const DEVICE_HEADROOM_BYTES: u64 = 300 << 20;
+
 /// What a model needs, and what was asked for.
 pub struct Demand<'a> {
-    /// Bytes of all tensors, in mapped files.
-    pub weight_bytes: u64,
+    /// Bytes of the tensors.
+    pub weights: &'a WeightBytes,
     /// Keys (and as many values) of each layer.
     pub kv_heads: &'a [HeadShape],
     /// Element type of the KV cache.
     pub kv_dtype: KvDtype,
-    /// Activations and logits of a step of so many rows; must not fall as rows grow.
-    pub activation_bytes: &'a dyn Fn(usize) -> u64,
+    /// Activations of layers and logits on the host.
+    pub activations: ActivationBytes<'a>,
+    /// What a step of so many rows takes on the host wherever the layers are; must not fall as
+    /// rows grow.
+    pub host_bytes: &'a dyn Fn(usize) -> u64,
+    /// What sequences of so many tokens leave on the host beside the KV cache; must not fall as they
+    /// grow.
+    pub sequence_bytes: &'a dyn Fn(usize) -> u64,
     /// Rows of a prefill step; `None` takes a whole prompt in one.
     pub prefill_chunk: Option<usize>,
     /// Positions the model was trained for.
@@ -43,8 +66,45 @@ pub struct Demand<'a> {
     pub min_kv_tokens: Option<usize>,
     /// Pages of the cache; `None` is automatic.
     pub kv_pages: Option<usize>,
-    /// Memory that may be taken; `None` when the system does not say.
+    /// Host memory that may be taken; `None` when the system does not say.
     pub free_bytes: Option<u64>,
+    /// A GPU beside the host.
+    pub device: Option<DeviceDemand<'a>>,
+}
+
+/// What is asked of a GPU.
+#[derive(Clone, Copy)]
+pub struct DeviceDemand<'a> {
+    /// Its name, for the report.
+    pub name: &'a str,
+    /// Memory that may be taken, [`DEVICE_HEADROOM_BYTES`] included.
+    pub free_bytes: u64,
+    /// Layers it is to take, the first ones; `None` is all.
+    pub layers: Option<usize>,
+    /// Activations of layers and logits there.
+    pub activations: ActivationBytes<'a>,
+}
+
+/// Bytes of a model's tensors by where they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// The token embedding: with the first layer.
+    pub embedding: u64,
+    /// Each layer.
+    pub layers: Vec<u64>,
+    /// Everything else, such as the matrix of the logits: with the last layer.
+    pub head: u64,
+    /// Whether the embedding is the matrix of the logits, too.
+    pub tied: bool,
+}
+
+/// What a step of so many rows takes; must not fall as rows grow.
+#[derive(Clone, Copy)]
+pub struct ActivationBytes<'a> {
+    /// For layers, however many.
+    pub layers: &'a dyn Fn(usize) -> u64,
+    /// For logits.
+    pub logits: &'a dyn Fn(usize) -> u64,
 }
 
 /// Why no plan was found.
@@ -52,12 +112,14 @@ pub struct Demand<'a> {
 pub enum PlanError {
     /// More memory is needed than there is.
     #[error(
-        "needs {} for {tokens} tokens of context ({} weights, {} KV cache, {} activations), {} \
-         free; {advice}",
+        "needs {}{place} for {tokens} tokens of context ({} weights, {} KV cache, {} \
+         activations{}), {} free; {advice}",
         bytes_text(*.needed), bytes_text(*.weights), bytes_text(*.kv), bytes_text(*.activations),
-        bytes_text(*.free)
+        report::headroom_text(*.headroom), bytes_text(*.free)
     )]
     OutOfMemory {
+        /// Where, such as ` on the GPU`; nothing when there is only one place.
+        place: &'static str,
         /// Context that was tried.
         tokens: usize,
         /// Bytes of everything.
@@ -68,6 +130,8 @@ pub enum PlanError {
         kv: u64,
         /// Bytes of activations.
         activations: u64,
+        /// Bytes kept free on a device.
+        headroom: u64,
         /// Bytes there are.
         free: u64,
         /// The flag that helps.
@@ -101,37 +165,39 @@ pub struct MemoryRow {
 pub struct MemoryPlan {
     /// Everything that is taken.
     pub rows: Vec<MemoryRow>,
-    /// Pages of the KV cache.
+    /// Layers on the device, the first ones.
+    pub device_layers: usize,
+    /// Pages of the KV cache, the same for all layers.
     pub kv_pages: usize,
     /// Most tokens of a sequence.
     pub max_seq_len: usize,
     /// Most rows of a step.
     pub max_batch_rows: usize,
-    /// Memory that may be taken; `None` when the system does not say.
+    /// Host memory that may be taken; `None` when the system does not say.
     pub free_bytes: Option<u64>,
+    /// Name of the device that has layers, and memory that may be taken there.
+    pub device: Option<(String, u64)>,
     /// Choices a user should hear about, a sentence each.
     pub notices: Vec<String>,
     trained_context: usize,
 }
 
-impl MemoryPlan {
-    /// Bytes of all rows.
-    pub fn total_bytes(&self) -> u64 {
-        self.rows.iter().fold(0, |sum, row| sum.saturating_add(row.bytes))
-    }
-}
-
 /// Chooses context, KV pages and rows of a step.
 ///
 /// An automatic context is the smallest of the trained one, [`AUTO_CONTEXT_CEILING`] and what
-/// [`AUTO_KV_PERCENT`] of the memory beside the weights hold. A size that was asked for may take
-/// all memory, and is never cut.
+/// [`AUTO_KV_PERCENT`] of the memory beside the weights hold, [`AUTO_DEVICE_KV_PERCENT`] on a
+/// device. A size that was asked for may take all memory, and neither it nor a number of layers is
+/// ever cut.
 ///
 /// # Errors
 /// `OutOfMemory` with the numbers and the flag that helps; `Impossible` for zero.
 pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
-    let cost = Cost { demand };
+    let num_layers = demand.kv_heads.len();
+    assert_eq!(demand.weights.layers.len(), num_layers);
     check_asked(demand)?;
+    let asked = demand.device.as_ref().map_or(0, |d| d.layers.unwrap_or(num_layers));
+    let device_layers = asked.min(num_layers);
+    let cost = Cost { demand, device_layers };
     let max_seq_len = match demand.max_seq_len {
         Some(tokens) => tokens,
         None => cost.auto_context()?,
@@ -142,9 +208,13 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
     };
     cost.check(capacity, max_seq_len)?;
 
-    let kv_pages = pages_for(capacity);
-    let max_batch_rows = cost.rows(max_seq_len);
     let mut notices = vec![];
+    if asked > num_layers {
+        notices.push(format!(
+            "--gpu-layers {asked}: the model has {num_layers} layers, and all of them are on the \
+             GPU"
+        ));
+    }
     if max_seq_len > demand.trained_context {
         notices.push(format!(
             "a context of {max_seq_len} tokens is beyond the {} the model was trained for; answers \
@@ -159,33 +229,17 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
             demand.trained_context
         ));
     }
-    let dtype = match demand.kv_dtype {
-        KvDtype::F16 => "F16",
-        KvDtype::F32 => "F32",
-    };
-    let row = |what: String, bytes, place| MemoryRow { what, bytes, place };
-    let rows = vec![
-        row("weights".to_owned(), demand.weight_bytes, "mapped file"),
-        row(
-            format!("KV cache {dtype}, {kv_pages} pages of {PAGE_SIZE} tokens"),
-            cost.kv(capacity),
-            "host",
-        ),
-        row(
-            format!("activations and logits, {max_batch_rows} rows"),
-            (demand.activation_bytes)(max_batch_rows),
-            "host",
-        ),
-    ];
-    let (free_bytes, trained_context) = (demand.free_bytes, demand.trained_context);
+    let device = demand.device.as_ref().filter(|_| device_layers > 0);
     Ok(MemoryPlan {
-        rows,
-        kv_pages,
+        rows: report::rows(&cost, capacity, max_seq_len),
+        device_layers,
+        kv_pages: pages_for(capacity),
         max_seq_len,
-        max_batch_rows,
-        free_bytes,
+        max_batch_rows: cost.rows(max_seq_len),
+        free_bytes: demand.free_bytes,
+        device: device.map(|d| (d.name.to_owned(), d.free_bytes)),
         notices,
-        trained_context,
+        trained_context: demand.trained_context,
     })
 }
 
@@ -211,143 +265,6 @@ fn check_asked(demand: &Demand) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// What a context costs. Sums saturate: what a file claims can be near the end of `u64`, and such
-/// a sum is larger than any memory.
-struct Cost<'a> {
-    demand: &'a Demand<'a>,
-}
-
-impl Cost<'_> {
-    /// Bytes of the keys and values of a cache of `tokens`, in whole pages.
-    fn kv(&self, tokens: usize) -> u64 {
-        let token_bytes = self.demand.kv_heads.iter().fold(0u64, |sum, layer| {
-            let elements = (layer.heads as u64).saturating_mul(layer.head_dim as u64);
-            let kv_bytes = elements.saturating_mul(2 * self.demand.kv_dtype.bytes() as u64);
-            sum.saturating_add(kv_bytes)
-        });
-        token_bytes.saturating_mul((pages_for(tokens) * PAGE_SIZE) as u64)
-    }
-
-    /// Rows of the largest step of a sequence of `max_seq_len`.
-    fn rows(&self, max_seq_len: usize) -> usize {
-        self.demand.prefill_chunk.unwrap_or(max_seq_len).clamp(1, max_seq_len)
-    }
-
-    fn activations(&self, max_seq_len: usize) -> u64 {
-        (self.demand.activation_bytes)(self.rows(max_seq_len))
-    }
-
-    /// What grows with the context.
-    fn context(&self, capacity: usize, max_seq_len: usize) -> u64 {
-        self.kv(capacity).saturating_add(self.activations(max_seq_len))
-    }
-
-    fn auto_context(&self) -> Result<usize, PlanError> {
-        let demand = self.demand;
-        let pool = demand.kv_pages.map_or(MAX_TOKENS, |pages| pages * PAGE_SIZE);
-        let trained = demand.trained_context.clamp(1, pool);
-        if let Some(tokens) = demand.min_kv_tokens.filter(|&t| t >= AUTO_CONTEXT_CEILING) {
-            return Ok(trained.min(tokens));
-        }
-        if demand.kv_pages.is_some() {
-            return Ok(trained); // what the pool takes was chosen, whatever its share
-        }
-        let most = trained.min(AUTO_CONTEXT_CEILING);
-        let Some(free) = demand.free_bytes else { return Ok(most) };
-        let left = free.saturating_sub(demand.weight_bytes);
-        let budget = (u128::from(left) * u128::from(AUTO_KV_PERCENT) / 100) as u64;
-        let fitting = largest(most, |tokens| self.context(tokens, tokens) <= budget);
-        // What must be held is taken from all memory, not from the share.
-        let floor = most.min(demand.min_kv_tokens.unwrap_or(AUTO_CONTEXT_FLOOR));
-        if fitting < floor {
-            self.check(floor, floor)?;
-        }
-        Ok(fitting.max(floor))
-    }
-
-    fn check(&self, capacity: usize, max_seq_len: usize) -> Result<(), PlanError> {
-        let demand = self.demand;
-        let Some(free) = demand.free_bytes else { return Ok(()) };
-        let weights = demand.weight_bytes;
-        let needed = weights.saturating_add(self.context(capacity, max_seq_len));
-        if needed <= free {
-            return Ok(());
-        }
-        let left = free.saturating_sub(weights);
-        let fitting = largest(capacity, |t| self.context(t, t.min(max_seq_len)) <= left);
-        Err(PlanError::OutOfMemory {
-            tokens: capacity,
-            needed,
-            weights,
-            kv: self.kv(capacity),
-            activations: self.activations(max_seq_len),
-            free,
-            advice: self.advice(self.flag(capacity, max_seq_len), fitting),
-        })
-    }
-
-    /// What decided the size of the cache.
-    fn flag(&self, capacity: usize, max_seq_len: usize) -> (&'static str, usize) {
-        match self.demand.kv_pages {
-            Some(_) => ("kv_cache.max_blocks =", PAGE_SIZE),
-            None if capacity > max_seq_len => ("--min-kv-tokens", 1),
-            None => ("--max-seq-len", 1),
-        }
-    }
-
-    fn advice(&self, (flag, tokens_a_unit): (&str, usize), fitting: usize) -> String {
-        // A number that is a little smaller reads better, and leaves something to the system.
-        let round = if fitting >= 1024 { fitting / 1024 * 1024 } else { fitting };
-        match round / tokens_a_unit {
-            0 => "free some memory or choose a model file in a smaller format".to_owned(),
-            units => format!("try {flag} {units}"),
-        }
-    }
-}
-
-/// The largest number of tokens in `0..=most` that fits, for a cost that never falls.
-fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (0, most);
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        if fits(middle) { low = middle } else { high = middle - 1 }
-    }
-    low
-}
-
-/// `21.4 GiB`, `512 B`.
-pub fn bytes_text(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64 / 1024.0;
-    if value < 1.0 {
-        return format!("{bytes} B");
-    }
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-impl fmt::Display for MemoryPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.rows.iter().map(|row| row.what.chars().count()).max().unwrap_or(0);
-        for row in &self.rows {
-            let size = bytes_text(row.bytes);
-            writeln!(f, "{:<width$}  {:<11}  {size:>10}", row.what, row.place)?;
-        }
-        let total = bytes_text(self.total_bytes());
-        let free = match self.free_bytes {
-            Some(bytes) => format!("of {} free", bytes_text(bytes)),
-            None => "free memory unknown".to_owned(),
-        };
-        writeln!(f, "{:<width$}  {:<11}  {total:>10}  {free}", "total", "")?;
-        let (context, trained) = (self.max_seq_len, self.trained_context);
-        write!(f, "context: {context} tokens (trained for {trained})")
-    }
 }
 
 #[cfg(test)]

@@ -9,18 +9,30 @@ const GIB: u64 = 1 << 30;
 /// 4 layers of 8 heads of 64: 4 · 8 · 64 · 2 (k, v) · 2 bytes = 8 KiB a token.
 const HEADS: [HeadShape; 4] = [HeadShape { heads: 8, head_dim: 64 }; 4];
 
+/// Bytes of 4 equal layers.
+fn layers_of(total: u64) -> &'static WeightBytes {
+    let weights = WeightBytes { layers: vec![total / 4; 4], ..WeightBytes::default() };
+    Box::leak(Box::new(weights))
+}
+
 fn demand<'a>() -> Demand<'a> {
     Demand {
-        weight_bytes: GIB,
+        weights: layers_of(GIB),
         kv_heads: &HEADS,
         kv_dtype: KvDtype::F16,
-        activation_bytes: &|rows| rows as u64 * 1024,
+        activations: ActivationBytes {
+            layers: &|rows| rows as u64 * 512,
+            logits: &|rows| rows as u64 * 256,
+        },
+        host_bytes: &|rows| rows as u64 * 256,
+        sequence_bytes: &|_| 0,
         prefill_chunk: Some(512),
         trained_context: 8192,
         max_seq_len: None,
         min_kv_tokens: None,
         kv_pages: None,
         free_bytes: Some(16 * GIB),
+        device: None,
     }
 }
 
@@ -29,8 +41,15 @@ fn the_trained_context_when_it_fits() {
     let plan = plan(&demand()).unwrap();
     assert_eq!((plan.max_seq_len, plan.kv_pages, plan.max_batch_rows), (8192, 512, 512));
     assert_eq!(plan.rows[1].bytes, 8192 * 8 * 1024);
-    assert_eq!(plan.total_bytes(), GIB + 64 * MIB + MIB / 2);
+    assert_eq!(plan.host_bytes(), GIB + 64 * MIB + MIB / 2);
+    assert_eq!((plan.device_layers, plan.device_bytes()), (0, 0));
     assert!(plan.notices.is_empty());
+}
+
+#[test]
+fn what_sequences_leave_is_on_the_host() {
+    let kept = Demand { sequence_bytes: &|tokens| tokens as u64 * 512, ..demand() };
+    assert_eq!(plan(&kept).unwrap().rows[2].bytes, MIB / 2 + 4 * MIB);
 }
 
 #[test]
@@ -86,7 +105,7 @@ fn failure_names_the_numbers_and_the_flag_that_helps() {
     let text = plan(&pool).unwrap_err().to_string();
     assert!(text.ends_with("try --min-kv-tokens 12288"), "{text}");
 
-    let weights = Demand { weight_bytes: 17 * GIB, ..demand() };
+    let weights = Demand { weights: layers_of(17 * GIB), ..demand() };
     let text = plan(&weights).unwrap_err().to_string();
     assert!(text.contains("17.0 GiB weights") && text.contains("smaller format"), "{text}");
 }
@@ -177,11 +196,135 @@ fn sizes_in_words() {
     }
 }
 
+/// Half a gibibyte of embedding and of head beside 4 layers of 256 MiB.
+fn with_device<'a>(free_bytes: u64, layers: Option<usize>) -> Demand<'a> {
+    let weights =
+        WeightBytes { embedding: GIB / 2, layers: vec![GIB / 4; 4], head: GIB / 2, tied: false };
+    let activations = ActivationBytes { layers: &|_| 7 * MIB, logits: &|_| MIB };
+    let device = DeviceDemand { name: "Test GPU", free_bytes, layers, activations };
+    Demand { weights: Box::leak(Box::new(weights)), device: Some(device), ..demand() }
+}
+
+/// What a device needs in [`with_device`] for so many of the layers and tokens.
+fn needed_there(layers: u64, tokens: u64) -> u64 {
+    let head = if layers == 4 { GIB / 2 + MIB } else { 0 };
+    let weights = GIB / 2 + layers * GIB / 4;
+    weights + head + layers * tokens * 2048 + 7 * MIB + DEVICE_HEADROOM_BYTES
+}
+
+#[test]
+fn all_layers_on_a_device_that_holds_them() {
+    let fitting = plan(&with_device(needed_there(4, 8192) + 8 * MIB, None)).unwrap();
+    assert_eq!((fitting.device_layers, fitting.max_seq_len), (4, 8192));
+    assert_eq!(fitting.device_bytes(), needed_there(4, 8192));
+    assert_eq!(fitting.host_bytes(), 512 * 256);
+    let more = plan(&with_device(16 * GIB, Some(99))).unwrap();
+    assert_eq!(more.device_layers, 4);
+    assert!(more.notices[0].contains("--gpu-layers 99"), "{:?}", more.notices);
+}
+
+#[test]
+fn some_layers_on_a_device() {
+    let text = plan(&with_device(4 * GIB, Some(3))).unwrap().to_string();
+    let expected = "\
+weights, 1 of 4 layers mapped file 768.0 MiB
+weights, 3 of 4 layers GPU 1.2 GiB
+KV cache F16, 512 pages of 16 tokens host 16.0 MiB
+KV cache F16, 512 pages of 16 tokens GPU 48.0 MiB
+activations and logits, 512 rows host 512.0 KiB
+activations and logits, 512 rows GPU 7.0 MiB
+headroom GPU 300.0 MiB
+total host 784.5 MiB of 16.0 GiB free
+total GPU 1.6 GiB of 4.0 GiB free on Test GPU
+context: 8192 tokens (trained for 8192)";
+    let squeezed: Vec<_> =
+        text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(squeezed, expected.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn no_layers_on_a_device_is_a_plan_without_it() {
+    let none = plan(&with_device(0, Some(0))).unwrap();
+    let demand = with_device(0, Some(0));
+    assert_eq!(none, plan(&Demand { device: None, ..demand }).unwrap());
+}
+
+#[test]
+fn an_embedding_that_is_the_head_lies_in_both_places() {
+    let apart = with_device(4 * GIB, Some(1));
+    let tied = WeightBytes { head: MIB, tied: true, ..apart.weights.clone() };
+    let bytes = |layers| {
+        let device = DeviceDemand { layers: Some(layers), ..apart.device.unwrap() };
+        let plan = plan(&Demand { weights: &tied, device: Some(device), ..apart }).unwrap();
+        let of = |place| {
+            let mut rows = plan.rows.iter();
+            rows.find(|r| r.what.starts_with("weights") && r.place == place).map_or(0, |r| r.bytes)
+        };
+        (of("mapped file"), of("GPU"))
+    };
+    let all = 3 * GIB / 2 + MIB;
+    assert_eq!(bytes(0), (all, 0));
+    assert_eq!(bytes(1), (GIB / 2 + 3 * GIB / 4 + MIB, GIB / 2 + GIB / 4));
+    assert_eq!(bytes(4), (0, all));
+}
+
+#[test]
+fn layers_that_a_device_does_not_hold_are_refused_with_the_number_that_fits() {
+    let text = plan(&with_device(needed_there(3, 512), None)).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "needs 2.3 GiB on the GPU for 512 tokens of context (2.0 GiB weights, 4.0 MiB KV cache, \
+         8.0 MiB activations, 300.0 MiB headroom), 1.6 GiB free; try --gpu-layers 3"
+    );
+    for free in (0..3 * GIB).step_by(37 << 20) {
+        for tokens in [None, Some(6000)] {
+            let asked = |layers| {
+                plan(&Demand { max_seq_len: tokens, ..with_device(free, layers) })
+                    .map(|plan| plan.device_layers)
+            };
+            let Err(error) = asked(None) else { continue };
+            let text = error.to_string();
+            let advised = text.split("--gpu-layers ").nth(1).unwrap().parse().unwrap();
+            assert_eq!(asked(Some(advised)), Ok(advised), "{text}");
+            assert!(asked(Some(advised + 1)).is_err(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_host_that_is_too_small_is_helped_by_the_device() {
+    let small = Demand { free_bytes: Some(GIB), ..with_device(16 * GIB, Some(1)) };
+    let text = plan(&small).unwrap_err().to_string();
+    assert!(text.contains("on the host") && text.ends_with("try --gpu-layers 4"), "{text}");
+    // Neither holds its part of a long context: there is no number of layers that helps.
+    let both = Demand { max_seq_len: Some(100_000), ..with_device(needed_there(1, 4096), Some(1)) };
+    let both = Demand { free_bytes: Some(5 * GIB / 4 + 64 * MIB), ..both };
+    let text = plan(&both).unwrap_err().to_string();
+    assert!(text.ends_with("try --max-seq-len 4096"), "{text}");
+    let helped = Demand { max_seq_len: Some(4096), ..both };
+    plan(&helped).unwrap();
+}
+
+#[test]
+fn an_automatic_context_is_what_the_device_holds() {
+    // 90 % of 100 MiB, less 7 MiB of activations, at 6 KiB a token of 3 layers, in whole pages.
+    let plan = plan(&with_device(needed_there(3, 0) + 93 * MIB, Some(3))).unwrap();
+    assert_eq!(plan.max_seq_len, 8192);
+    let long = |trained_context| Demand {
+        trained_context,
+        ..with_device(needed_there(3, 0) + 93 * MIB, Some(3))
+    };
+    let plan = super::plan(&long(1 << 16)).unwrap();
+    assert_eq!(plan.max_seq_len, 83 * MIB as usize / 6144 / 16 * 16);
+    assert_eq!(plan.kv_pages, plan.max_seq_len / 16);
+}
+
 proptest! {
     /// Whatever a file or a user claims: an error or a plan that fits, never an overflow.
     #[test]
     fn hostile_numbers(
-        weight_bytes in any::<u64>(),
+        (embedding, layer, head, tied) in (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()),
+        small in any::<bool>(),
         (heads, head_dim, layers) in (any::<usize>(), any::<usize>(), 0usize..5),
         row_bytes in any::<u64>(),
         chunk in prop::option::of(any::<usize>()),
@@ -190,27 +333,54 @@ proptest! {
         min_kv_tokens in prop::option::of(any::<usize>()),
         kv_pages in prop::option::of(any::<usize>()),
         free in prop::option::of(any::<u64>()),
+        device in prop::option::of((any::<u64>(), prop::option::of(0usize..7))),
     ) {
-        let heads = vec![HeadShape { heads, head_dim }; layers];
+        // Sums of any numbers are nearly always too large; small ones reach the plans.
+        let scale = |n: u64| if small { n >> 40 } else { n };
+        let kv_heads = vec![HeadShape { heads, head_dim }; layers];
+        let weights = WeightBytes {
+            embedding: scale(embedding),
+            layers: vec![scale(layer); layers],
+            head: scale(head),
+            tied,
+        };
+        let cost = |rows: usize| (rows as u64).saturating_mul(scale(row_bytes));
+        let activations = ActivationBytes { layers: &cost, logits: &cost };
         let asked = Demand {
-            weight_bytes,
-            kv_heads: &heads,
+            weights: &weights,
+            kv_heads: &kv_heads,
             kv_dtype: KvDtype::F32,
-            activation_bytes: &|rows| (rows as u64).saturating_mul(row_bytes),
+            activations,
+            host_bytes: &cost,
+            sequence_bytes: &cost,
             prefill_chunk: chunk,
             trained_context,
             max_seq_len,
             min_kv_tokens,
             kv_pages,
             free_bytes: free,
+            device: device.map(|(free_bytes, layers)| DeviceDemand {
+                name: "GPU",
+                free_bytes,
+                layers,
+                activations,
+            }),
         };
-        if let Ok(plan) = plan(&asked) {
-            prop_assert!(plan.max_seq_len >= 1);
-            prop_assert!(plan.kv_pages * PAGE_SIZE >= plan.max_seq_len);
-            prop_assert!(plan.max_batch_rows >= 1 && plan.max_batch_rows <= plan.max_seq_len);
-            prop_assert!(max_seq_len.is_none_or(|asked| asked == plan.max_seq_len));
-            prop_assert!(free.is_none_or(|free| plan.total_bytes() <= free));
-            let _ = plan.to_string();
+        match plan(&asked) {
+            Ok(plan) => {
+                prop_assert!(plan.max_seq_len >= 1);
+                prop_assert!(plan.kv_pages * PAGE_SIZE >= plan.max_seq_len);
+                prop_assert!(plan.max_batch_rows >= 1 && plan.max_batch_rows <= plan.max_seq_len);
+                prop_assert!(max_seq_len.is_none_or(|asked| asked == plan.max_seq_len));
+                prop_assert!(free.is_none_or(|free| plan.host_bytes() <= free));
+                let asked = device.map_or(0, |(_, asked)| asked.unwrap_or(layers).min(layers));
+                prop_assert_eq!(plan.device_layers, asked);
+                prop_assert!(device.is_none_or(|(free, _)| plan.device_bytes() <= free));
+                let _ = plan.to_string();
+            }
+            Err(error) => {
+                let _ = error.to_string();
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 
+use super::params::window;
 use super::{Adjuster, Setup};
 
 #[derive(Debug)]
@@ -30,10 +31,7 @@ pub(super) fn make(setup: &Setup<'_>) -> Option<Box<dyn Adjuster>> {
             multiplier: params.dry_multiplier,
             base: params.dry_base,
             allowed_length: params.dry_allowed_length as usize,
-            window: match params.dry_penalty_last_n {
-                0 => usize::MAX,
-                n => n as usize,
-            },
+            window: window(params.dry_penalty_last_n),
             breakers: Breakers::new(setup.breakers, setup.vocab_size),
             repeats: Vec::new(),
             longest: HashMap::new(),

@@ -5,9 +5,13 @@
 //! the samplers that change logits, then top-k gathers `Candidates`, then the samplers
 //! that narrow these, and last the draw. A sampler is a file here and a row in `ADJUSTERS` or `NARROWERS`.
 //!
+//! Where a device can choose as the chain does, [`Sampler::device_request`] says how, and the state stays here: the
+//! request takes the same random number, and so the same token, whoever chooses.
+//!
 //! It does not know the tokenizer (sequence breakers come as tokens), the model, or the clock.
 
 mod candidates;
+mod device;
 mod dry;
 mod exp;
 mod logit_bias;
@@ -29,11 +33,14 @@ mod xtc;
 use std::fmt::Debug;
 
 use candidates::Candidates;
+use device::DeviceChain;
 use mirostat::Mirostat;
 use rng::Rng;
 
 pub use logprobs::top_logprobs;
 pub use params::{SamplingError, SamplingParams};
+
+use crate::ops::SampleRequest;
 
 /// Changes the logits of all tokens.
 trait Adjuster: Debug + Send {
@@ -73,6 +80,10 @@ pub struct Sampler {
     vocab_size: usize,
     adjusters: Vec<Box<dyn Adjuster>>,
     choice: Choice,
+    /// Tokens that are never chosen, below `vocab_size`.
+    excluded: Vec<u32>,
+    /// How a device chooses the same.
+    device: Option<DeviceChain>,
     /// Prompt and answer; empty when no sampler looks back.
     history: Vec<u32>,
     looks_back: bool,
@@ -111,6 +122,8 @@ impl Sampler {
             vocab_size,
             adjusters,
             choice,
+            excluded: Vec::new(),
+            device: DeviceChain::new(params, vocab_size),
             history: Vec::new(),
             looks_back: params.looks_back(),
             candidates: Candidates::default(),
@@ -122,6 +135,13 @@ impl Sampler {
             prompt.iter().for_each(|&token| sampler.accept(token));
         }
         Ok(sampler)
+    }
+
+    /// Never chooses `tokens` from now on; those outside the vocabulary are passed over.
+    pub fn exclude(&mut self, tokens: &[u32]) {
+        let known = tokens.iter().filter(|&&token| (token as usize) < self.vocab_size);
+        self.excluded.extend(known);
+        self.device = self.device.take().and_then(|device| device.exclude(&self.excluded));
     }
 
     /// Chooses a token. `logits` \[vocab_size\] are used as scratch.
@@ -136,6 +156,13 @@ impl Sampler {
         if logits.len() != self.vocab_size {
             let (found, expected) = (logits.len(), self.vocab_size);
             return Err(SamplingError::LogitCount { found, expected });
+        }
+        for &token in &self.excluded {
+            let logit = &mut logits[token as usize];
+            // A NaN must stay to be reported.
+            if !logit.is_nan() {
+                *logit = f32::NEG_INFINITY;
+            }
         }
         for adjuster in &mut self.adjusters {
             adjuster.adjust(logits, &self.history);
@@ -169,6 +196,25 @@ impl Sampler {
                 adjuster.accept(&self.history);
             }
         }
+    }
+
+    /// How a device chooses the next token; `None` where only [`Sampler::sample`] can. `slot` is the sequence's place
+    /// among the counts on the device, which has taken in what earlier requests said of the window.
+    ///
+    /// When the device has chosen, [`Sampler::accept_drawn`] must follow; when it leaves the choice to the host,
+    /// [`Sampler::sample`], which takes the same random number.
+    pub fn device_request(&mut self, slot: usize) -> Option<SampleRequest<'_>> {
+        let uniform = if self.is_greedy() { 0.0 } else { self.rng.clone().unit() };
+        let device = self.device.as_mut()?;
+        Some(device.request(&self.history, uniform, slot))
+    }
+
+    /// Takes a token that the device chose.
+    pub fn accept_drawn(&mut self, token: u32) {
+        if !self.is_greedy() {
+            self.rng.unit();
+        }
+        self.accept(token);
     }
 
     /// Whether the best token is always taken (temperature 0 without a dynamic range).

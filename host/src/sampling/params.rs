@@ -216,6 +216,14 @@ impl SamplingParams {
     }
 }
 
+/// Tokens that a `last_n` setting looks back on: 0 is all.
+pub(super) fn window(last_n: u32) -> usize {
+    match last_n {
+        0 => usize::MAX,
+        n => n as usize,
+    }
+}
+
 fn in_range(field: &'static str, found: f32, min: f32, max: f32) -> Result<(), SamplingError> {
     // NaN lies in no range.
     if (min..=max).contains(&found) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::params::window;
 use super::{Adjuster, Setup};
 
 /// A positive logit is divided by `repeat`, another one multiplied (Keskar et al. 2019, made to lower negative
@@ -24,10 +25,7 @@ pub(super) fn make(setup: &Setup<'_>) -> Option<Box<dyn Adjuster>> {
             repeat: params.repeat_penalty,
             frequency: params.frequency_penalty,
             presence: params.presence_penalty,
-            window: match params.repeat_last_n {
-                0 => usize::MAX,
-                n => n as usize,
-            },
+            window: window(params.repeat_last_n),
             counts: HashMap::with_capacity(1024),
         }) as _
     })

@@ -5,6 +5,7 @@
 //! left over means that the model would not be computed as it was trained.
 
 pub mod names;
+mod sizes;
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -13,10 +14,11 @@ use gpu_kernels::formats::Format;
 
 use crate::checkpoint::{Bytes, Checkpoint, Metadata};
 use crate::engine::LoadProgress;
-use crate::layers::{Attention, DecoderLayer, GatedMlp, Norm};
+use crate::layers::{Attention, DecoderLayer, GatedMlp};
 use crate::models::{DecoderSpec, LoadError, NormPlacement, QkNorm};
-use crate::ops::{HeadShape, Linear, Ops, Vector, Weight};
+use crate::ops::{HeadShape, Linear, Norm, Ops, Vector, Weight, WeightUse};
 use names::{Names, Role};
+pub use sizes::weight_bytes;
 
 /// Longest vector that is not a layer's: RoPE factors.
 const MAX_SMALL: usize = 1 << 16;
@@ -53,30 +55,38 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The token embedding.
+    /// The token embedding; `has_head` where its backend computes the logits, too.
     ///
     /// # Errors
     /// Missing, or of the wrong shape.
-    pub fn embedding(&self, ops: &dyn Ops) -> Result<Weight, LoadError> {
-        let shape = [self.spec.vocab_size, self.spec.hidden_size];
-        self.matrix(ops, self.names.global(Role::Embed, "weight"), shape, "vocab_size, hidden_size")
+    pub fn embedding(&self, ops: &dyn Ops, has_head: bool) -> Result<Weight, LoadError> {
+        let usage = match has_head && is_tied(self.checkpoint, &self.names)? {
+            true => WeightUse::Both,
+            false => WeightUse::Embedding,
+        };
+        self.embedding_as(ops, usage)
     }
 
-    /// The matrix of the logits: its own, or the embedding where the two are tied.
+    fn embedding_as(&self, ops: &dyn Ops, usage: WeightUse) -> Result<Weight, LoadError> {
+        let shape = [self.spec.vocab_size, self.spec.hidden_size];
+        let name = self.names.global(Role::Embed, "weight");
+        self.matrix(ops, usage, name, shape, "vocab_size, hidden_size")
+    }
+
+    /// The matrix of the logits: its own, or the embedding where the two are tied: shared if this
+    /// backend has it, else taken again.
     ///
     /// # Errors
     /// Of the wrong shape.
-    pub fn lm_head(&self, ops: &dyn Ops, embedding: &Weight) -> Result<Linear, LoadError> {
+    pub fn lm_head(&self, ops: &dyn Ops, embedding: Option<&Weight>) -> Result<Linear, LoadError> {
         let name = self.names.global(Role::LmHead, "weight");
         let shape = [self.spec.vocab_size, self.spec.hidden_size];
-        let untied = match self.checkpoint.metadata() {
-            Metadata::HuggingFace(m) => m.bool("tie_word_embeddings")? == Some(false),
-            Metadata::Gguf(_) => false,
-        };
-        let weight = if untied || self.checkpoint.tensor(&name).is_some() {
-            self.matrix(ops, name, shape, "vocab_size, hidden_size")?
-        } else {
-            embedding.clone()
+        let weight = match embedding {
+            _ if !is_tied(self.checkpoint, &self.names)? => {
+                self.matrix(ops, WeightUse::Products, name, shape, "vocab_size, hidden_size")?
+            }
+            Some(embedding) => embedding.clone(),
+            None => self.embedding_as(ops, WeightUse::Products)?,
         };
         let bias = self.bias(ops, self.names.global(Role::LmHead, "bias"), self.spec.vocab_size)?;
         Ok(Linear { weight, bias })
@@ -192,7 +202,7 @@ impl<'a> Loader<'a> {
         meaning: &'static str,
     ) -> Result<Linear, LoadError> {
         let name = self.names.layer(layer, role, "weight");
-        let weight = self.matrix(ops, name, [rows, cols], meaning)?;
+        let weight = self.matrix(ops, WeightUse::Products, name, [rows, cols], meaning)?;
         let bias = self.bias(ops, self.names.layer(layer, role, "bias"), rows)?;
         Ok(Linear { weight, bias })
     }
@@ -217,10 +227,8 @@ impl<'a> Loader<'a> {
         for rows in parts {
             let range = first * row_bytes..(first + rows) * row_bytes;
             let bias = bias.as_ref().map(|b| ops.vector(b[first..first + rows].to_vec()));
-            linears.push(Linear {
-                weight: ops.weight(format, rows, cols, bytes.slice(range))?,
-                bias: bias.transpose()?,
-            });
+            let weight = ops.weight(WeightUse::Products, format, rows, cols, bytes.slice(range))?;
+            linears.push(Linear { weight, bias: bias.transpose()? });
             first += rows;
         }
         Ok(linears.try_into().expect("one linear was pushed for each part"))
@@ -229,13 +237,14 @@ impl<'a> Loader<'a> {
     fn matrix(
         &self,
         ops: &dyn Ops,
+        usage: WeightUse,
         name: String,
         shape: [usize; 2],
         meaning: &'static str,
     ) -> Result<Weight, LoadError> {
         let (format, bytes) = self.take(&name, &shape, meaning)?;
         self.row_bytes(&name, format, shape[1])?;
-        Ok(ops.weight(format, shape[0], shape[1], bytes)?)
+        Ok(ops.weight(usage, format, shape[0], shape[1], bytes)?)
     }
 
     fn row_bytes(&self, name: &str, format: Format, cols: usize) -> Result<usize, LoadError> {
@@ -306,9 +315,10 @@ impl<'a> Loader<'a> {
                 meaning,
             });
         }
-        self.taken.borrow_mut().insert(name.to_owned());
         let progress = &mut *self.progress.borrow_mut();
-        progress.done += tensor.bytes as u64;
+        if self.taken.borrow_mut().insert(name.to_owned()) {
+            progress.done += tensor.bytes as u64;
+        }
         progress.sink.tensor(name, progress.done, progress.total);
         Ok((tensor.format, self.checkpoint.bytes(tensor)))
     }
@@ -339,6 +349,15 @@ impl<'a> Loader<'a> {
             names,
         })
     }
+}
+
+/// Whether the embedding is the matrix of the logits, too.
+fn is_tied(c: &Checkpoint, names: &Names) -> Result<bool, LoadError> {
+    let untied = match c.metadata() {
+        Metadata::HuggingFace(m) => m.bool("tie_word_embeddings")? == Some(false),
+        Metadata::Gguf(_) => false,
+    };
+    Ok(!untied && c.tensor(&names.global(Role::LmHead, "weight")).is_none())
 }
 
 /// Tensors that repeat what hyper-parameters say (old checkpoints store RoPE's frequencies), or

@@ -76,6 +76,15 @@ impl Names {
             }
         }
     }
+
+    /// The layer whose tensor bears a name.
+    pub fn layer_of(&self, name: &str) -> Option<usize> {
+        let rest = match self {
+            Names::Gguf => name.strip_prefix("blk.")?,
+            Names::Hf { prefix, .. } => name.strip_prefix(prefix)?.strip_prefix("layers.")?,
+        };
+        rest.split_once('.')?.0.parse().ok()
+    }
 }
 
 fn hf_prefix(c: &Checkpoint) -> &'static str {

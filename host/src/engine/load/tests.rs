@@ -134,9 +134,7 @@ fn templates_are_chosen_by_name() {
 #[test]
 fn what_this_build_cannot_do_is_refused_by_name() {
     type Change = fn(&mut EngineOptions);
-    let cases: [(Change, &str); 5] = [
-        (|o| o.device = Some(0), "--device 0"),
-        (|o| o.gpu_layers = 4, "--gpu-layers 4"),
+    let cases: [(Change, &str); 3] = [
         (|o| o.config.kv_cache.dtype = KvSetting::Fp8, "kv_cache.dtype = \"fp8\""),
         (|o| o.config.attention.mxfp4 = Toggle::Always, "attention.mxfp4 = \"always\""),
         (|o| o.config.runtime.cuda_graphs = Toggle::Always, "runtime.cuda_graphs"),
@@ -146,6 +144,26 @@ fn what_this_build_cannot_do_is_refused_by_name() {
         assert_eq!(kind, ErrorKind::Unsupported, "{text}");
         assert!(text.starts_with(name), "{text}");
     }
+}
+
+/// On a machine without a GPU; elsewhere layers would go there.
+#[test]
+fn without_a_gpu_the_cpu_computes_unless_a_device_was_named() {
+    if crate::cuda::Driver::load().is_ok() {
+        return;
+    }
+    for gpu_layers in [-1, 2] {
+        let engine = start(&EngineOptions { gpu_layers, ..options("llama") }).unwrap();
+        let told = engine.notices().iter().filter(|n| n.contains("all layers run on the CPU"));
+        assert_eq!(told.count(), 1, "{:?}", engine.notices());
+    }
+    let named = EngineOptions { device: Some(0), gpu_layers: -1, ..options("llama") };
+    let error = start(&named).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cuda, "{error}");
+    assert!(error.to_string().contains("--gpu-layers 0"), "{error}");
+    let unused = EngineOptions { device: Some(3), gpu_layers: 0, ..options("llama") };
+    let engine = start(&unused).unwrap();
+    assert!(engine.notices().iter().any(|n| n.contains("--device 3 is not used")));
 }
 
 #[test]

@@ -5,21 +5,22 @@ use super::simd::math::{exp, tanh};
 use super::simd::{Isa, Kernel};
 use crate::ops::Activation;
 
-/// `gate = act(gate) · up`.
+/// `out = act(gate) · up`.
 pub struct Gated<'a> {
-    pub gate: &'a mut [f32],
+    pub gate: &'a [f32],
     pub up: &'a [f32],
     pub act: Activation,
+    pub out: &'a mut [f32],
 }
 
 impl Kernel for Gated<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let pairs = self.gate.iter_mut().zip(self.up);
+        let rows = self.out.iter_mut().zip(self.gate).zip(self.up);
         match self.act {
-            Activation::Silu => pairs.for_each(|(g, u)| *g = silu::<I>(*g) * u),
-            Activation::GeluTanh => pairs.for_each(|(g, u)| *g = gelu_tanh::<I>(*g) * u),
+            Activation::Silu => rows.for_each(|((out, g), u)| *out = silu::<I>(*g) * u),
+            Activation::GeluTanh => rows.for_each(|((out, g), u)| *out = gelu_tanh::<I>(*g) * u),
         }
     }
 }

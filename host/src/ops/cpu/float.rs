@@ -32,7 +32,7 @@ pub fn linear(level: Level, w: &Linear, x: &[f32], cols: Range<usize>, y: &Disjo
             let rows = first..(first + PANEL).min(cols.end);
             let panel = &mut scratch[..rows.len() * k];
             decode_rows(level, &w.weight, rows.clone(), panel);
-            let bias = w.bias.as_ref().map(|b| &b.values[rows.clone()]);
+            let bias = w.bias.as_ref().map(|b| &b.host_values()[rows.clone()]);
             let stride = w.weight.rows();
             level.run(PanelProduct { x, panel, k, bias, y, stride, rows });
         }
@@ -41,8 +41,9 @@ pub fn linear(level: Level, w: &Linear, x: &[f32], cols: Range<usize>, y: &Disjo
 
 /// Decodes whole rows of a weight matrix to F32.
 pub fn decode_rows(level: Level, w: &Weight, rows: Range<usize>, out: &mut [f32]) {
-    let row_bytes = w.bytes.len() / w.rows.max(1);
-    let bytes = &w.bytes[rows.start * row_bytes..rows.end * row_bytes];
+    let bytes = w.host_bytes();
+    let row_bytes = bytes.len() / w.rows.max(1);
+    let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
     match w.format {
         Format::F32 => level.run(Widen { bytes, out, widen: f32::from_le_bytes }),
         Format::BF16 => level.run(Widen {

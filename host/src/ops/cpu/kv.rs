@@ -42,12 +42,13 @@ impl KvStorage {
                 .iter()
                 .try_fold(spec.pages, |n, &m| n.checked_mul(m))
                 .unwrap_or(usize::MAX);
-            Ok(match spec.dtype {
+            Ok::<_, OpsError>(match spec.dtype {
                 KvDtype::F16 => Elements::F16(zeroed("KV pages", len)?),
                 KvDtype::F32 => Elements::F32(zeroed("KV pages", len)?),
             })
         };
-        let layer = |&heads| Ok(LayerKv { heads, k: elements(heads)?, v: elements(heads)? });
+        let layer =
+            |&heads| Ok::<_, OpsError>(LayerKv { heads, k: elements(heads)?, v: elements(heads)? });
         Ok(Self { layers: spec.layers.iter().map(layer).collect::<Result<_, _>>()? })
     }
 

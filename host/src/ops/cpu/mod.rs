@@ -14,14 +14,17 @@ mod float;
 mod kv;
 mod norm;
 mod pool;
+mod product;
 mod quant;
+mod residual;
 mod rope;
 mod simd;
+mod storage;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use gpu_kernels::formats::Format;
 
@@ -32,8 +35,9 @@ use self::pool::Pool;
 use self::quant::activations::Activations;
 use self::simd::Level;
 use super::{
-    Activation, AttendSpec, Batch, HeadShape, KvPool, KvSpec, Linear, Ops, OpsError, RopeLayout,
-    RopeRows, Storage, Tensor, Vector, Weight,
+    Activation, AttendSpec, AttentionInputs, Delta, HeadShape, KvPages, KvPool, KvSpec, Linear,
+    Norm, Operand, OperandStorage, Ops, OpsError, Qkv, RopeLayout, RopeRows, Select, Step,
+    StepLimits, Storage, Tensor, Vector, VectorStorage, Weight, WeightStorage, WeightUse,
 };
 use crate::checkpoint::Bytes;
 
@@ -61,27 +65,11 @@ impl CpuOps {
         Self { pool: Pool::new(threads), level, exact, activations: Mutex::default() }
     }
 
-    /// Whether a product is computed on integer activations.
-    fn quantizes(&self, w: &Linear) -> bool {
-        !self.exact && w.weight.format.block_len() > 1
-    }
-
     /// Calls `body` with the parts of `0..rows` whose rows hold `width` elements.
     fn over_rows(&self, rows: usize, width: usize, body: impl Fn(Range<usize>) + Sync) {
         let parts = if rows * width < PARALLEL_ELEMENTS { 1 } else { 4 * self.pool.threads() };
         let step = rows.div_ceil(parts).max(1);
         self.pool.run(rows.div_ceil(step), |i| body(i * step..((i + 1) * step).min(rows)));
-    }
-
-    /// Makes 16-bit integers of the rows of `x`.
-    fn quantize(&self, x: &Tensor, out: &mut Activations) {
-        out.resize(x.rows, x.cols);
-        let writer = out.writer();
-        self.over_rows(x.rows, x.cols, |rows| {
-            let values = &x.host_rows()[rows.start * x.cols..rows.end * x.cols];
-            // SAFETY: `over_rows` calls with disjoint ranges of rows.
-            unsafe { writer.rows(self.level, rows.start, values) };
-        });
     }
 
     /// Calls `body` with pieces of `x` and the elements they start at; pieces hold whole rows.
@@ -94,18 +82,31 @@ impl CpuOps {
             body(start, unsafe { x.part(start..rows.end * width) });
         });
     }
-}
 
-impl Tensor {
-    /// The rows in use.
-    pub(crate) fn host_rows(&self) -> &[f32] {
-        let Storage::Host(values) = &self.storage;
-        &values[..self.rows * self.cols]
-    }
-    /// The rows in use.
-    pub(crate) fn host_rows_mut(&mut self) -> &mut [f32] {
-        let Storage::Host(values) = &mut self.storage;
-        &mut values[..self.rows * self.cols]
+    /// Norms heads or rows in place, then turns the heads.
+    fn norm_and_rotate(
+        &self,
+        x: &mut Tensor,
+        heads: HeadShape,
+        norm: Option<&Norm>,
+        rotation: Option<(RopeLayout, &RopeRows)>,
+    ) {
+        assert_eq!(x.cols, heads.width());
+        assert!(norm.is_none_or(|n| x.cols.is_multiple_of(n.weight.len)));
+        if let Some((_, rows)) = rotation {
+            assert!(2 * rows.pairs <= heads.head_dim);
+            assert!(rows.cos.len() >= x.rows * rows.pairs);
+            assert!(rows.sin.len() >= x.rows * rows.pairs);
+        }
+        let cols = x.cols;
+        self.over_slices(x.host_rows_mut(), cols, |start, x| {
+            if let Some(norm) = norm {
+                self.level.run(norm::RmsNorm { x, norm });
+            }
+            if let Some((layout, rows)) = rotation {
+                self.level.run(rope::Rope { x, first_row: start / cols, heads, layout, rows });
+            }
+        });
     }
 }
 
@@ -136,36 +137,53 @@ impl Ops for CpuOps {
 
     fn alloc(&self, capacity: usize, cols: usize) -> Result<Tensor, OpsError> {
         let values = zeroed("activations", capacity.saturating_mul(cols))?;
-        Ok(Tensor { storage: Storage::Host(values), rows: capacity, cols, capacity })
+        Ok(Tensor::new(Storage::Host(values), capacity, cols))
+    }
+
+    fn alloc_operand(&self, capacity: usize, cols: usize) -> Result<Operand, OpsError> {
+        let values = zeroed("activations", capacity.saturating_mul(cols))?;
+        Ok(Operand::new(OperandStorage::Host(values), capacity, cols))
     }
 
     fn weight(
         &self,
+        _: WeightUse,
         format: Format,
         rows: usize,
         cols: usize,
         bytes: Bytes,
     ) -> Result<Weight, OpsError> {
         assert_eq!(format.row_bytes(cols).and_then(|b| b.checked_mul(rows)), Some(bytes.len()));
-        Ok(Weight { format, rows, cols, bytes })
+        Ok(Weight { format, rows, cols, storage: WeightStorage::Host(bytes) })
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vector, OpsError> {
-        Ok(Vector { values: values.into() })
+        let len = values.len();
+        Ok(Vector { storage: VectorStorage::Host(values.into()), len })
     }
 
     fn kv_pool(&self, spec: &KvSpec) -> Result<KvPool, OpsError> {
-        Ok(KvPool { storage: KvStorage::new(spec)? })
+        Ok(KvPool { storage: KvPages::Host(KvStorage::new(spec)?) })
+    }
+
+    /// Nothing: the operations read the step itself.
+    fn reserve(&self, _: &StepLimits) -> Result<(), OpsError> {
+        Ok(()) // operations read the step itself
+    }
+
+    fn begin(&self, _: &Step) -> Result<(), OpsError> {
+        Ok(())
     }
 
     fn embed(
         &self,
         table: &Weight,
-        tokens: &[u32],
+        step: &Step,
         scale: f32,
         out: &mut Tensor,
     ) -> Result<(), OpsError> {
         assert_eq!(out.cols, table.cols);
+        let tokens = &step.batch.tokens;
         out.set_rows(tokens.len());
         let cols = out.cols;
         self.over_slices(out.host_rows_mut(), cols, |start, out| {
@@ -180,100 +198,42 @@ impl Ops for CpuOps {
         Ok(())
     }
 
-    fn rms_norm(
-        &self,
-        x: &Tensor,
-        weight: &Vector,
-        eps: f32,
-        out: &mut Tensor,
-    ) -> Result<(), OpsError> {
-        assert_eq!(x.cols, out.cols);
-        out.set_rows(x.rows);
-        let from = x.host_rows();
-        let w = &weight.values;
-        assert!(x.cols.is_multiple_of(w.len()));
-        self.over_slices(out.host_rows_mut(), x.cols, |start, out| {
-            out.copy_from_slice(&from[start..start + out.len()]);
-            self.level.run(norm::RmsNorm { x: out, w, eps });
-        });
-        Ok(())
-    }
-
-    fn rms_norm_in_place(&self, x: &mut Tensor, weight: &Vector, eps: f32) -> Result<(), OpsError> {
-        let w = &weight.values;
-        assert!(x.cols.is_multiple_of(w.len()));
-        let cols = x.cols;
-        self.over_slices(x.host_rows_mut(), cols, |_, x| {
-            self.level.run(norm::RmsNorm { x, w, eps });
-        });
-        Ok(())
-    }
-
-    fn linear(&self, ws: &[&Linear], x: &Tensor, ys: &mut [&mut Tensor]) -> Result<(), OpsError> {
-        assert_eq!(ws.len(), ys.len());
-        for (w, y) in ws.iter().zip(ys.iter_mut()) {
-            assert_eq!(w.weight.cols, x.cols);
-            assert_eq!(w.weight.rows, y.cols);
-            if let Some(bias) = &w.bias {
-                assert_eq!(bias.values.len(), w.weight.rows);
-            }
-            y.set_rows(x.rows);
-        }
-        let outputs: Vec<Disjoint<'_, f32>> =
-            ys.iter_mut().map(|y| Disjoint::new(y.host_rows_mut())).collect();
-        let total: usize = ws.iter().map(|w| w.weight.rows).sum();
-        // Some chunks a thread, so that a slow core takes fewer of them.
-        let step = total.div_ceil(8 * self.pool.threads()).next_multiple_of(16).clamp(16, 512);
-        let chunks: Vec<(usize, Range<usize>)> = ws
-            .iter()
-            .enumerate()
-            .flat_map(|(i, w)| {
-                let rows = w.weight.rows;
-                (0..rows).step_by(step).map(move |r| (i, r..(r + step).min(rows)))
-            })
-            .collect();
-        let mut quantized = self.activations.lock().unwrap_or_else(PoisonError::into_inner);
-        if ws.iter().any(|w| self.quantizes(w)) {
-            self.quantize(x, &mut quantized);
-        }
-        self.pool.run(chunks.len(), |chunk| {
-            let (matrix, rows) = &chunks[chunk];
-            let (w, y) = (ws[*matrix], &outputs[*matrix]);
-            match self.quantizes(w) {
-                true => quant::linear(self.level, w, &quantized, rows.clone(), y),
-                false => float::linear(self.level, w, x.host_rows(), rows.clone(), y),
-            }
-        });
-        Ok(())
-    }
-
-    fn rope(
+    fn residual_norm(
         &self,
         x: &mut Tensor,
-        heads: HeadShape,
-        layout: RopeLayout,
-        rows: &RopeRows,
+        delta: Option<Delta>,
+        norm: Option<&Norm>,
+        select: Select,
+        out: &mut Operand,
     ) -> Result<(), OpsError> {
-        assert_eq!(x.cols, heads.heads * heads.head_dim);
-        assert!(2 * rows.pairs <= heads.head_dim);
-        assert!(rows.cos.len() >= x.rows * rows.pairs);
-        assert!(rows.sin.len() >= x.rows * rows.pairs);
-        let cols = x.cols;
-        self.over_slices(x.host_rows_mut(), cols, |start, x| {
-            self.level.run(rope::Rope { x, first_row: start / cols, heads, layout, rows });
-        });
+        self.add_and_norm(x, delta, norm, select, out);
         Ok(())
     }
 
-    fn kv_write(
+    fn add(&self, x: &mut Tensor, delta: Delta) -> Result<(), OpsError> {
+        self.add_delta(x, delta);
+        Ok(())
+    }
+
+    fn linear(&self, ws: &[&Linear], x: &Operand, ys: &mut [&mut Tensor]) -> Result<(), OpsError> {
+        self.products(ws, x, ys);
+        Ok(())
+    }
+
+    fn attention_inputs(
         &self,
+        Qkv { q, k, v }: Qkv,
+        spec: &AttentionInputs,
         pool: &mut KvPool,
         layer: usize,
-        k: &Tensor,
-        v: &Tensor,
-        batch: &Batch,
+        step: &Step,
     ) -> Result<(), OpsError> {
-        pool.storage.write(layer, k, v, batch);
+        assert!([q.rows, k.rows, v.rows].iter().all(|&rows| rows == step.batch.tokens.len()));
+        let rotation = spec.rotation.map(|r| (r.layout, &step.ropes[r.rope]));
+        let kv = HeadShape { heads: spec.kv_heads, ..spec.q };
+        self.norm_and_rotate(q, spec.q, spec.q_norm, rotation);
+        self.norm_and_rotate(k, kv, spec.k_norm, rotation);
+        pool.host_pages_mut().write(layer, k, v, step.batch);
         Ok(())
     }
 
@@ -283,49 +243,39 @@ impl Ops for CpuOps {
         pool: &KvPool,
         layer: usize,
         spec: &AttendSpec,
-        batch: &Batch,
-        out: &mut Tensor,
+        step: &Step,
+        out: &mut Operand,
     ) -> Result<(), OpsError> {
-        let layer = pool.storage.layer(layer);
+        let layer = pool.host_pages().layer(layer);
+        let spans = &step.batch.spans;
         assert_eq!(layer.heads, HeadShape { heads: spec.kv_heads, head_dim: spec.q.head_dim });
         assert!(spec.q.heads.is_multiple_of(spec.kv_heads));
-        assert_eq!(q.cols, spec.q.heads * spec.q.head_dim);
+        assert_eq!(q.cols, spec.q.width());
         assert_eq!(q.cols, out.cols);
         out.set_rows(q.rows);
-        assert!(batch.spans.iter().all(|s| s.first_row + s.rows <= q.rows));
-        assert!(batch.spans.iter().all(|s| s.rows <= s.context_len));
+        assert!(spans.iter().all(|s| s.first_row + s.rows <= q.rows));
+        assert!(spans.iter().all(|s| s.rows <= s.context_len));
         let out = out.host_rows_mut();
-        attention::attend(&self.pool, self.level, layer, spec, batch, q.host_rows(), out);
+        attention::attend(&self.pool, self.level, layer, spec, step.batch, q.host_rows(), out);
         Ok(())
     }
 
-    fn gated(&self, gate: &mut Tensor, up: &Tensor, act: Activation) -> Result<(), OpsError> {
+    fn gated(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        act: Activation,
+        out: &mut Operand,
+    ) -> Result<(), OpsError> {
         assert_eq!((gate.rows, gate.cols), (up.rows, up.cols));
-        let (cols, up) = (gate.cols, up.host_rows());
-        self.over_slices(gate.host_rows_mut(), cols, |start, gate| {
-            let up = &up[start..start + gate.len()];
-            self.level.run(elementwise::Gated { gate, up, act });
+        assert_eq!(gate.cols, out.cols);
+        out.set_rows(gate.rows);
+        let (cols, gate, up) = (gate.cols, gate.host_rows(), up.host_rows());
+        self.over_slices(out.host_rows_mut(), cols, |start, out| {
+            let part = start..start + out.len();
+            let (gate, up) = (&gate[part.clone()], &up[part]);
+            self.level.run(elementwise::Gated { gate, up, act, out });
         });
-        Ok(())
-    }
-
-    fn add(&self, x: &mut Tensor, y: &Tensor, scale: f32) -> Result<(), OpsError> {
-        assert_eq!((x.rows, x.cols), (y.rows, y.cols));
-        let (cols, y) = (x.cols, y.host_rows());
-        self.over_slices(x.host_rows_mut(), cols, |start, x| {
-            let y = &y[start..start + x.len()];
-            self.level.run(elementwise::Add { x, y, scale });
-        });
-        Ok(())
-    }
-
-    fn gather(&self, x: &Tensor, rows: &[usize], out: &mut Tensor) -> Result<(), OpsError> {
-        assert_eq!(x.cols, out.cols);
-        out.set_rows(rows.len());
-        let (cols, from) = (x.cols, x.host_rows());
-        for (out, &row) in out.host_rows_mut().chunks_exact_mut(cols).zip(rows) {
-            out.copy_from_slice(&from[row * cols..(row + 1) * cols]);
-        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Every operation against a plain F64 loop.
 
 use super::*;
-use crate::ops::{KvDtype, Span};
+use crate::ops::{Batch, KvDtype, Rotation, Span, WeightUse};
 
 /// Deterministic noise in [−1, 1), with an outlier now and then.
 pub struct Noise(u64);
@@ -40,6 +40,16 @@ fn tensor(ops: &CpuOps, rows: usize, cols: usize, values: &[f32]) -> Tensor {
     t
 }
 
+fn operand(ops: &CpuOps, rows: usize, cols: usize, values: &[f32]) -> Operand {
+    let mut x = ops.alloc_operand(rows, cols).unwrap();
+    x.host_rows_mut().copy_from_slice(values);
+    x
+}
+
+fn norm(ops: &CpuOps, weight: &[f32]) -> Norm {
+    Norm { weight: ops.vector(weight.to_vec()).unwrap(), eps: 1e-5 }
+}
+
 fn weight(ops: &CpuOps, format: Format, rows: usize, cols: usize, noise: &mut Noise) -> Linear {
     // Encoding is slow where it is a search, so a few blocks are drawn from at random.
     let (len, size) = (format.block_len(), format.block_bytes());
@@ -63,13 +73,13 @@ fn weight(ops: &CpuOps, format: Format, rows: usize, cols: usize, noise: &mut No
         let pick = (noise.next().abs() * 12.0) as usize % 12;
         bytes.extend_from_slice(&blocks[pick * size..][..size]);
     }
-    let weight = ops.weight(format, rows, cols, Bytes::owned(bytes)).unwrap();
+    let weight = ops.weight(WeightUse::Products, format, rows, cols, Bytes::owned(bytes)).unwrap();
     Linear { weight, bias: None }
 }
 
 fn decoded(w: &Linear) -> Vec<f64> {
     let mut out = vec![0.0; w.weight.rows * w.weight.cols];
-    w.weight.format.decode(&w.weight.bytes, &mut out);
+    w.weight.format.decode(w.weight.host_bytes(), &mut out);
     out.into_iter().map(f64::from).collect()
 }
 
@@ -101,7 +111,7 @@ const SHAPES: &[(usize, usize, usize)] = &[
 
 fn run(ops: &CpuOps, w: &Linear, x: &[f32]) -> Vec<f32> {
     let cols = w.weight.cols;
-    let x = tensor(ops, x.len() / cols, cols, x);
+    let x = operand(ops, x.len() / cols, cols, x);
     let mut y = ops.alloc(x.rows, w.weight.rows).unwrap();
     ops.linear(&[w], &x, &mut [&mut y]).unwrap();
     y.host_rows().to_vec()
@@ -209,10 +219,10 @@ fn matrices_of_different_formats_share_an_input() {
         weight(&ops, Format::F16, 8, 256, &mut noise),
     ];
     let x = noise.values(3 * 256);
-    let tensor = tensor(&ops, 3, 256, &x);
+    let shared = operand(&ops, 3, 256, &x);
     let mut ys = [40, 24, 8].map(|n| ops.alloc(3, n).unwrap());
     let [a, b, c] = &mut ys;
-    ops.linear(&[&ws[0], &ws[1], &ws[2]], &tensor, &mut [a, b, c]).unwrap();
+    ops.linear(&[&ws[0], &ws[1], &ws[2]], &shared, &mut [a, b, c]).unwrap();
     for (w, y) in ws.iter().zip(&ys) {
         assert_eq!(y.host_rows(), run(&ops, w, &x));
     }
@@ -239,41 +249,111 @@ fn embedded_rows_are_the_decoded_ones() {
     for &format in Format::ALL {
         let table = weight(&ops, format, 9, 256, &mut noise(1)).weight;
         let mut all = vec![0.0; 9 * 256];
-        format.decode(&table.bytes, &mut all);
+        format.decode(table.host_bytes(), &mut all);
         let mut out = ops.alloc(4, 256).unwrap();
+        let batch = Batch { tokens: vec![8, 0, 8], ..Batch::default() };
         for scale in [1.0, 16.5] {
-            ops.embed(&table, &[8, 0, 8], scale, &mut out).unwrap();
+            let step = Step { batch: &batch, ropes: &[] };
+            ops.embed(&table, &step, scale, &mut out).unwrap();
             let want = [8, 0, 8].iter().flat_map(|t| &all[t * 256..][..256]).map(|v| v * scale);
             assert_eq!(out.host_rows(), want.collect::<Vec<_>>());
         }
     }
 }
 
+/// In F64, in groups of `w.len()`.
+fn rms_norm(x: &[f64], w: &[f32], eps: f32) -> Vec<f64> {
+    let groups = x.chunks_exact(w.len());
+    groups
+        .flat_map(|x| {
+            let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+            let scale = (mean + f64::from(eps)).sqrt().recip();
+            x.iter().zip(w).map(move |(x, w)| x * scale * f64::from(*w))
+        })
+        .collect()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().copied().map(f64::from).collect()
+}
+
 #[test]
 fn rms_norm_of_rows_and_of_heads() {
     for ops in backends(false) {
-        for (rows, cols, group) in [(1, 1, 1), (3, 20, 20), (2, 96, 16), (300, 576, 576)] {
-            let mut noise = noise(rows + cols);
-            let x = noise.values(rows * cols);
-            let w = noise.values(group);
-            let eps = 1e-5;
-            let want: Vec<f64> = x
-                .chunks_exact(group)
-                .flat_map(|x| {
-                    let squares: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
-                    let scale = (squares / group as f64 + f64::from(eps)).sqrt().recip();
-                    x.iter().zip(&w).map(move |(x, w)| f64::from(*x) * scale * f64::from(*w))
-                })
-                .collect();
-            let w = ops.vector(w.clone()).unwrap();
-            let mut x = tensor(&ops, rows, cols, &x);
-            let mut out = ops.alloc(rows, cols).unwrap();
-            ops.rms_norm(&x, &w, eps, &mut out).unwrap();
-            assert_near(out.host_rows(), &want, 1e-13, "rms_norm");
-            ops.rms_norm_in_place(&mut x, &w, eps).unwrap();
-            assert_eq!(x.host_rows(), out.host_rows());
+        for (rows, heads, head_dim) in [(1, 1, 1), (3, 1, 20), (2, 6, 16), (300, 1, 576)] {
+            let mut noise = noise(rows + head_dim);
+            let x = noise.values(rows * heads * head_dim);
+            let w = noise.values(head_dim);
+            let norm = norm(&ops, &w);
+            let want = rms_norm(&wide(&x), &w, norm.eps);
+            let mut x = tensor(&ops, rows, heads * head_dim, &x);
+            ops.norm_and_rotate(&mut x, HeadShape { heads, head_dim }, Some(&norm), None);
+            assert_near(x.host_rows(), &want, 1e-13, "rms_norm");
         }
     }
+}
+
+#[test]
+fn the_stream_is_added_to_and_normed() {
+    for ops in backends(false) {
+        for (rows, cols) in [(1, 1), (3, 33), (2, 96), (40, 576)] {
+            let mut noise = noise(rows * cols);
+            let [x, y] = [(); 2].map(|()| noise.values(rows * cols));
+            let [before, after] = [(); 2].map(|()| noise.values(cols));
+            let (pre, post) = (norm(&ops, &before), norm(&ops, &after));
+            let delta = tensor(&ops, rows, cols, &y);
+            for (has_delta, has_post, has_norm) in [
+                (false, false, false),
+                (false, false, true),
+                (true, false, true),
+                (true, true, true),
+                (true, true, false),
+            ] {
+                let d = if has_post { rms_norm(&wide(&y), &after, post.eps) } else { wide(&y) };
+                let scale = if has_delta { 0.25 } else { 0.0 };
+                let sum: Vec<f64> = wide(&x).iter().zip(d).map(|(x, d)| x + scale * d).collect();
+                let want = if has_norm { rms_norm(&sum, &before, pre.eps) } else { sum.clone() };
+
+                let post_norm = has_post.then_some(&post);
+                let delta = Delta { y: &delta, post_norm, scale: 0.25 };
+                let delta = has_delta.then_some(delta);
+                let norm = has_norm.then_some(&pre);
+                let mut stream = tensor(&ops, rows, cols, &x);
+                let mut out = ops.alloc_operand(rows, cols).unwrap();
+                ops.residual_norm(&mut stream, delta, norm, Select::All, &mut out).unwrap();
+                assert_near(out.host_rows(), &want, 1e-12, "residual_norm");
+                assert_near(stream.host_rows(), &sum, 1e-12, "the stream");
+
+                // The last row alone, and the stream alone: the same bits.
+                let batch = Batch { logit_rows: vec![rows - 1], ..Batch::default() };
+                let select = Select::LogitRows(&Step { batch: &batch, ropes: &[] });
+                let mut again = tensor(&ops, rows, cols, &x);
+                let mut one = ops.alloc_operand(1, cols).unwrap();
+                ops.residual_norm(&mut again, delta, norm, select, &mut one).unwrap();
+                assert_eq!(one.host_rows(), &out.host_rows()[(rows - 1) * cols..]);
+                if let Some(delta) = delta {
+                    let mut again = tensor(&ops, rows, cols, &x);
+                    ops.add(&mut again, delta).unwrap();
+                    assert_eq!(again.host_rows(), stream.host_rows());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_selected_and_read() {
+    let ops = CpuOps::new(1, false);
+    let mut x = tensor(&ops, 3, 2, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    let mut out = ops.alloc_operand(3, 2).unwrap();
+    let batch = Batch { logit_rows: vec![0, 2], ..Batch::default() };
+    let select = Select::LogitRows(&Step { batch: &batch, ropes: &[] });
+    ops.residual_norm(&mut x, None, None, select, &mut out).unwrap();
+    assert_eq!(out.host_rows(), [0.0, 1.0, 4.0, 5.0]);
+    let mut read = vec![9.0];
+    x.set_rows(1);
+    ops.read(&x, &mut read).unwrap();
+    assert_eq!(read, [0.0, 1.0]);
 }
 
 #[test]
@@ -302,7 +382,8 @@ fn rope_turns_pairs_and_leaves_the_rest() {
                     }
                 }
                 let mut x = tensor(&ops, rows, heads * head_dim, &x);
-                ops.rope(&mut x, HeadShape { heads, head_dim }, layout, &angles).unwrap();
+                let shape = HeadShape { heads, head_dim };
+                ops.norm_and_rotate(&mut x, shape, None, Some((layout, &angles)));
                 assert_near(x.host_rows(), &want, 1e-13, "rope");
             }
         }
@@ -315,7 +396,6 @@ fn elementwise_operations() {
         for (rows, cols) in [(1, 1), (3, 33), (40, 1536)] {
             let mut noise = noise(rows * cols);
             let (x, y) = (noise.values(rows * cols), noise.values(rows * cols));
-            let wide = |v: &[f32]| v.iter().copied().map(f64::from).collect::<Vec<_>>();
             let (x64, y64) = (wide(&x), wide(&y));
             let both = |f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
                 x64.iter().zip(&y64).map(|(x, y)| f(*x, *y)).collect()
@@ -328,13 +408,10 @@ fn elementwise_operations() {
             let acts: [(Activation, &dyn Fn(f64) -> f64); 2] =
                 [(Activation::Silu, &|x| x / (1.0 + (-x).exp())), (Activation::GeluTanh, &gelu)];
             for (act, f) in acts {
-                let mut t = tensor(&ops, rows, cols, &x);
-                ops.gated(&mut t, &second, act).unwrap();
-                assert_near(t.host_rows(), &both(&|x, y| f(x) * y), 1e-12, "gated");
+                let mut out = ops.alloc_operand(rows, cols).unwrap();
+                ops.gated(&tensor(&ops, rows, cols, &x), &second, act, &mut out).unwrap();
+                assert_near(out.host_rows(), &both(&|x, y| f(x) * y), 1e-12, "gated");
             }
-            let mut t = tensor(&ops, rows, cols, &x);
-            ops.add(&mut t, &second, 0.25).unwrap();
-            assert_near(t.host_rows(), &both(&|x, y| x + 0.25 * y), 1e-13, "add");
             let mut t = tensor(&ops, rows, cols, &x);
             ops.scale_cap(&mut t, 0.5, None).unwrap();
             assert_near(t.host_rows(), &both(&|x, _| x * 0.5), 1e-13, "scale");
@@ -347,23 +424,53 @@ fn elementwise_operations() {
 }
 
 #[test]
-fn rows_are_gathered_and_read() {
-    let ops = CpuOps::new(1, false);
-    let x = tensor(&ops, 3, 2, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-    let mut out = ops.alloc(4, 2).unwrap();
-    ops.gather(&x, &[2, 0], &mut out).unwrap();
-    let mut read = vec![9.0];
-    ops.read(&out, &mut read).unwrap();
-    assert_eq!(read, [4.0, 5.0, 0.0, 1.0]);
-}
-
-#[test]
 fn memory_that_cannot_be_had_is_an_error() {
     let ops = CpuOps::new(1, false);
     assert!(matches!(ops.alloc(1 << 40, 1 << 20), Err(OpsError::OutOfMemory { .. })));
     let heads = HeadShape { heads: 1 << 30, head_dim: 1 << 30 };
-    let spec = KvSpec { layers: vec![heads], pages: 1 << 10, dtype: KvDtype::F16 };
+    let spec =
+        KvSpec { layers: vec![heads], q_heads: heads.heads, pages: 1 << 10, dtype: KvDtype::F16 };
     assert!(matches!(ops.kv_pool(&spec), Err(OpsError::OutOfMemory { .. })));
+}
+
+#[test]
+fn keys_are_normed_then_turned_then_stored() {
+    let ops = CpuOps::new(1, false);
+    let (rows, shape) = (3, HeadShape { heads: 2, head_dim: 8 });
+    let width = shape.width();
+    let mut noise = noise(2);
+    let [q, k, v] = [(); 3].map(|()| noise.values(rows * width));
+    let whole_rows = norm(&ops, &noise.values(width));
+    let ropes = [
+        RopeRows::default(),
+        RopeRows { pairs: 4, cos: noise.values(rows * 4), sin: noise.values(rows * 4) },
+    ];
+    let span = Span { first_row: 0, rows, context_len: rows, rope_len: rows, pages: vec![0] };
+    let batch = Batch { tokens: vec![0; rows], spans: vec![span], logit_rows: vec![] };
+    let layout = RopeLayout::Half;
+    let inputs = AttentionInputs {
+        q: shape,
+        kv_heads: shape.heads,
+        q_norm: None,
+        k_norm: Some(&whole_rows),
+        rotation: Some(Rotation { layout, rope: 1 }),
+    };
+    let spec = KvSpec { layers: vec![shape], q_heads: shape.heads, pages: 1, dtype: KvDtype::F32 };
+    let mut pool = ops.kv_pool(&spec).unwrap();
+    let [mut q_out, mut k_out, v] = [&q, &k, &v].map(|x| tensor(&ops, rows, width, x));
+    let qkv = Qkv { q: &mut q_out, k: &mut k_out, v: &v };
+    let step = Step { batch: &batch, ropes: &ropes };
+    ops.attention_inputs(qkv, &inputs, &mut pool, 0, &step).unwrap();
+
+    let [mut q, mut k] = [&q, &k].map(|x| tensor(&ops, rows, width, x));
+    ops.norm_and_rotate(&mut q, shape, None, Some((layout, &ropes[1])));
+    assert_eq!(q_out.host_rows(), q.host_rows());
+    ops.norm_and_rotate(&mut k, shape, Some(&whole_rows), None);
+    ops.norm_and_rotate(&mut k, shape, None, Some((layout, &ropes[1])));
+    let mut written = ops.kv_pool(&spec).unwrap();
+    written.host_pages_mut().write(0, &k, &v, &batch);
+    let [got, want] = [&pool, &written].map(|p| format!("{:?}", p.host_pages().layer(0)));
+    assert_eq!(got, want);
 }
 
 /// Softmax over whole rows of scores, in F64, from keys and values in order of position.
@@ -401,9 +508,11 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
     let mut noise = noise(head_dim + heads + lens[0].0);
     let pages = 64;
     let layer = HeadShape { heads: spec.kv_heads, head_dim };
-    let mut pool = ops.kv_pool(&KvSpec { layers: vec![layer; 2], pages, dtype }).unwrap();
+    let mut pool = ops
+        .kv_pool(&KvSpec { layers: vec![layer; 2], q_heads: layer.heads, pages, dtype })
+        .unwrap();
     // What is left in pages by others must not be seen.
-    pool.storage.poison(1);
+    pool.host_pages_mut().poison(1);
     let exact_in_f16 = |v: f32| half::f16::from_f32(v).to_f32();
     let mut sequences = Vec::new();
     let mut page = 5;
@@ -435,8 +544,19 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
             v.extend_from_slice(&values[range]);
         }
         let rows = k.len() / width;
-        let (k, v) = (tensor(ops, rows, width, &k), tensor(ops, rows, width, &v));
-        ops.kv_write(&mut pool, 1, &k, &v, &batch).unwrap();
+        let (mut k, v) = (tensor(ops, rows, width, &k), tensor(ops, rows, width, &v));
+        let mut q = ops.alloc(rows, spec.q.width()).unwrap();
+        batch.tokens = vec![0; rows];
+        let inputs = AttentionInputs {
+            q: spec.q,
+            kv_heads: spec.kv_heads,
+            q_norm: None,
+            k_norm: None,
+            rotation: None,
+        };
+        let qkv = Qkv { q: &mut q, k: &mut k, v: &v };
+        let step = Step { batch: &batch, ropes: &[] };
+        ops.attention_inputs(qkv, &inputs, &mut pool, 1, &step).unwrap();
         batch
     };
     write([0, 0], lens.map(|l| l.0));
@@ -452,8 +572,9 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
         }
     }
     let q = tensor(ops, rows, heads * head_dim, &q);
-    let mut out = ops.alloc(rows, heads * head_dim).unwrap();
-    ops.attend(&q, &pool, 1, spec, &batch, &mut out).unwrap();
+    let mut out = ops.alloc_operand(rows, heads * head_dim).unwrap();
+    let step = Step { batch: &batch, ropes: &[] };
+    ops.attend(&q, &pool, 1, spec, &step, &mut out).unwrap();
     let what = format!("{} {spec:?} {dtype:?} {lens:?}", ops.name());
     assert_near(out.host_rows(), &want, 1e-11, &what);
 
@@ -463,8 +584,9 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
     let batch = Batch { spans: vec![span], ..Batch::default() };
     let last = &q.host_rows()[(rows - 1) * q.cols..];
     let last = tensor(ops, 1, q.cols, last);
-    let mut alone = ops.alloc(1, q.cols).unwrap();
-    ops.attend(&last, &pool, 1, spec, &batch, &mut alone).unwrap();
+    let mut alone = ops.alloc_operand(1, q.cols).unwrap();
+    let step = Step { batch: &batch, ropes: &[] };
+    ops.attend(&last, &pool, 1, spec, &step, &mut alone).unwrap();
     assert_eq!(alone.host_rows(), &out.host_rows()[(rows - 1) * out.cols..], "{what}");
 }
 

@@ -68,7 +68,7 @@ impl CodecVisitor for Product<'_> {
                     let y = unsafe { self.y.part(at..at + rows.len()) };
                     y.copy_from_slice(&sums[..rows.len()]);
                     if let Some(bias) = &self.w.bias {
-                        for (y, bias) in y.iter_mut().zip(&bias.values[rows.clone()]) {
+                        for (y, bias) in y.iter_mut().zip(&bias.host_values()[rows.clone()]) {
                             *y += bias;
                         }
                     }

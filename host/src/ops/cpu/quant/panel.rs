@@ -57,7 +57,7 @@ impl Panel {
         self.q.resize(cols / LINE, Line([[0; LINE]; ROWS]));
         self.scale.resize(groups, PerRow([0.0; ROWS]));
         self.min.resize(groups, PerRow([0.0; ROWS]));
-        let blocks: &[C::Block] = bytemuck::cast_slice(&w.bytes);
+        let blocks: &[C::Block] = bytemuck::cast_slice(w.host_bytes());
         let row_blocks = cols / C::BLOCK_LEN;
         let sources: [&[C::Block]; ROWS] = std::array::from_fn(|i| {
             let row = (rows.start + i).min(rows.end - 1);

@@ -1,0 +1,275 @@
+//! What a GPU holds: activations, operands in their forms, weights in planes, key-value pages.
+
+use std::sync::Arc;
+
+use cuda_std::{Global, GlobalMut};
+use gpu_kernels::formats::Format;
+use gpu_kernels::kernels::matrix::Matrix;
+use gpu_kernels::kernels::operand::{
+    OperandIn, OperandOut, SCALE_LEN, SUM_LEN, half_stride, plane_stride,
+};
+use gpu_kernels::kernels::step::KvView;
+
+use super::arena::Piece;
+use crate::cuda::DeviceBuffer;
+use crate::ops::{HeadShape, KvDtype, WeightUse};
+
+/// Rows up to which products read integers or F32, a weight once; beyond, halves by the matrix
+/// instructions.
+pub const FEW_ROWS: usize = 8;
+
+/// F32 activations.
+#[derive(Debug)]
+pub struct DeviceTensor {
+    pub buffer: DeviceBuffer,
+}
+
+impl DeviceTensor {
+    pub fn view(&self) -> Global<f32> {
+        self.buffer.view(0)
+    }
+    pub fn view_mut(&self) -> GlobalMut<f32> {
+        self.buffer.view_mut(0)
+    }
+}
+
+/// Formats of the weights that a backend was given, each once.
+#[derive(Clone, Debug, Default)]
+pub struct WeightFormats {
+    /// Of those that tokens are looked up in.
+    pub embedded: Vec<Format>,
+    /// Of those that products read.
+    pub multiplied: Vec<Format>,
+}
+
+impl WeightFormats {
+    /// Takes in a matrix.
+    pub fn add(&mut self, format: Format, usage: WeightUse) {
+        let (embedded, multiplied) = match usage {
+            WeightUse::Embedding => (true, false),
+            WeightUse::Products => (false, true),
+            WeightUse::Both => (true, true),
+        };
+        for (formats, used) in [(&mut self.embedded, embedded), (&mut self.multiplied, multiplied)]
+        {
+            if used && !formats.contains(&format) {
+                formats.push(format);
+            }
+        }
+    }
+}
+
+/// Kinds of weights that products read, which decide the forms of their inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightKinds {
+    /// In blocks.
+    pub quantized: bool,
+    /// F16 or BF16.
+    pub half: bool,
+    /// F32.
+    pub float: bool,
+}
+
+impl WeightKinds {
+    /// The kinds of these formats.
+    pub fn of(formats: &[Format]) -> Self {
+        let mut kinds = Self::default();
+        for format in formats {
+            match format {
+                Format::F32 => kinds.float = true,
+                Format::F16 | Format::BF16 => kinds.half = true,
+                _ => kinds.quantized = true,
+            }
+        }
+        kinds
+    }
+}
+
+/// The forms of an operand that a step of some size writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    pub float: bool,
+    pub planes: bool,
+    pub half: bool,
+}
+
+impl Forms {
+    /// What products with weights of these kinds read of `rows` rows.
+    pub fn of(kinds: WeightKinds, exact: bool, rows: usize) -> Self {
+        if exact {
+            Self { float: true, ..Self::default() }
+        } else if rows <= FEW_ROWS {
+            let float = kinds.half || kinds.float;
+            Self { float, planes: kinds.quantized, half: false }
+        } else {
+            let half = kinds.quantized || kinds.half;
+            Self { float: kinds.float, planes: false, half }
+        }
+    }
+}
+
+/// Where each form of an operand starts in its buffer.
+#[derive(Debug)]
+pub struct DeviceOperand {
+    buffer: DeviceBuffer,
+    float: usize,
+    high: usize,
+    low: usize,
+    scale: usize,
+    sums: usize,
+    half: usize,
+    row_scale: usize,
+    kinds: WeightKinds,
+    exact: bool,
+}
+
+impl DeviceOperand {
+    /// Room for `capacity` rows of `cols`, in the forms that steps of at most so many rows write.
+    /// `alloc` makes the buffer.
+    pub fn new<E>(
+        capacity: usize,
+        cols: usize,
+        kinds: WeightKinds,
+        exact: bool,
+        alloc: impl FnOnce(usize) -> Result<DeviceBuffer, E>,
+    ) -> Result<Self, E> {
+        let few = Forms::of(kinds, exact, capacity.min(FEW_ROWS));
+        let many = Forms::of(kinds, exact, capacity);
+        let rows = |few_form: bool, many_form: bool| match (many_form, few_form) {
+            (true, _) => capacity,
+            (false, true) => capacity.min(FEW_ROWS),
+            (false, false) => 0,
+        };
+        let mut next = 0usize;
+        let mut take = |bytes: usize| {
+            let start = next;
+            next += bytes.next_multiple_of(256);
+            start
+        };
+        let plane = plane_stride(cols as u32) as usize;
+        let integers = rows(few.planes, many.planes);
+        let halves = rows(few.half, many.half);
+        let (float, high) = (take(4 * cols * rows(few.float, many.float)), take(plane * integers));
+        let low = take(plane * integers);
+        let scale = take(4 * plane / SCALE_LEN * integers);
+        let sums = take(4 * plane / SUM_LEN * integers);
+        let half = take(2 * half_stride(cols as u32) as usize * halves);
+        let row_scale = take(4 * halves);
+        let buffer = alloc(next)?;
+        Ok(Self { buffer, float, high, low, scale, sums, half, row_scale, kinds, exact })
+    }
+
+    /// The forms that `rows` rows have.
+    pub fn forms(&self, rows: usize) -> Forms {
+        Forms::of(self.kinds, self.exact, rows)
+    }
+
+    /// For the kernel that writes `rows` rows.
+    pub fn output(&self, rows: usize) -> OperandOut {
+        let forms = self.forms(rows);
+        let mut out = OperandOut::NONE;
+        if forms.float {
+            out.float = self.buffer.view_mut(self.float);
+        }
+        if forms.planes {
+            out.high = self.buffer.view_mut(self.high);
+            out.low = self.buffer.view_mut(self.low);
+            out.scale = self.buffer.view_mut(self.scale);
+            out.sums = self.buffer.view_mut(self.sums);
+        }
+        if forms.half {
+            out.half = self.buffer.view_mut(self.half);
+            out.row_scale = self.buffer.view_mut(self.row_scale);
+        }
+        out
+    }
+
+    /// For products that read `rows` rows.
+    pub fn input(&self, rows: usize) -> OperandIn {
+        let out = self.output(rows);
+        OperandIn {
+            float: out.float.read(),
+            high: out.high.read(),
+            low: out.low.read(),
+            scale: out.scale.read(),
+            sums: out.sums.read(),
+            half: out.half.read(),
+            row_scale: out.row_scale.read(),
+        }
+    }
+}
+
+/// A weight matrix in the arena.
+#[derive(Debug)]
+pub struct DeviceWeight {
+    pub matrix: Matrix,
+    /// What its weights are multiplied by to become halves.
+    pub scale: f32,
+    /// Holds the planes.
+    pub _planes: Piece,
+}
+
+/// A vector of parameters in the arena.
+#[derive(Debug)]
+pub struct DeviceVector {
+    pub values: Piece,
+}
+
+/// The parameter that a missing vector is.
+pub fn optional(vector: Option<&Arc<DeviceVector>>) -> Global<f32> {
+    vector.map_or(Global::null(), |v| v.values.view())
+}
+
+/// Keys and values of some layers.
+#[derive(Debug)]
+pub struct DeviceKv {
+    pub dtype: KvDtype,
+    layers: Vec<(HeadShape, DeviceBuffer, DeviceBuffer)>,
+}
+
+impl DeviceKv {
+    /// `pages` pages for each of `layers`; `alloc` makes the buffers.
+    pub fn new<E>(
+        layers: &[HeadShape],
+        pages: usize,
+        dtype: KvDtype,
+        alloc: impl Fn(usize) -> Result<DeviceBuffer, E>,
+    ) -> Result<Self, E> {
+        let bytes =
+            |heads: &HeadShape| pages * crate::kv::PAGE_SIZE * heads.width() * dtype.bytes();
+        let layer = |heads: &HeadShape| Ok((*heads, alloc(bytes(heads))?, alloc(bytes(heads))?));
+        Ok(Self { dtype, layers: layers.iter().map(layer).collect::<Result<_, E>>()? })
+    }
+
+    /// One layer, as kernels see it.
+    pub fn view(&self, layer: usize) -> KvView {
+        let (heads, k, v) = &self.layers[layer];
+        KvView {
+            k: k.view_mut(0),
+            v: v.view_mut(0),
+            kv_heads: heads.heads as u32,
+            head_dim: heads.head_dim as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedding_asks_for_no_form_of_an_operand() {
+        let mut formats = WeightFormats::default();
+        formats.add(Format::BF16, WeightUse::Embedding);
+        for format in [Format::Q4_K, Format::Q6_K, Format::Q4_K] {
+            formats.add(format, WeightUse::Products);
+        }
+        assert_eq!(formats.embedded, [Format::BF16]);
+        assert_eq!(formats.multiplied, [Format::Q4_K, Format::Q6_K]);
+        let quantized = WeightKinds { quantized: true, ..WeightKinds::default() };
+        assert_eq!(WeightKinds::of(&formats.multiplied), quantized);
+        formats.add(Format::BF16, WeightUse::Both);
+        assert_eq!(WeightKinds::of(&formats.multiplied), WeightKinds { half: true, ..quantized });
+        assert_eq!(formats.embedded, [Format::BF16]);
+    }
+}
