@@ -14,9 +14,16 @@ use host::engine::{Engine, EngineOptions, Event, LoadProgress, Request};
 use host::sampling::SamplingParams;
 use serde_json::Value;
 
+/// The folder of this crate: where it was built, or `IMP_TESTS` where the tests were carried to
+/// another machine, such as one with a GPU.
+fn folder() -> PathBuf {
+    let built = || PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    std::env::var_os("IMP_TESTS").map_or_else(built, PathBuf::from)
+}
+
 /// A file or folder of `tests/data`.
 pub fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(path)
+    folder().join("data").join(path)
 }
 
 /// A JSON file of `tests/data`.
@@ -28,18 +35,18 @@ pub fn json(path: &str) -> Value {
 
 /// SmolLM2-135M-Instruct, when `cargo xtask fetch-models` has fetched it; else says what is skipped.
 pub fn smollm2(test: &str) -> Option<PathBuf> {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/smollm2-135m-instruct-q4_1.gguf");
+    let path = folder().join("../models/smollm2-135m-instruct-q4_1.gguf");
     if path.exists() {
         return Some(path);
     }
-    // Past the capture of the test runner, which hides what passing tests print.
-    let _ = writeln!(
-        std::io::stderr(),
-        "skipped {test}: no {}; run `cargo xtask fetch-models`",
-        path.display()
-    );
+    skipped(test, &format!("no {}; run `cargo xtask fetch-models`", path.display()));
     None
+}
+
+/// Says that a test did not run.
+pub fn skipped(test: &str, why: &str) {
+    // Past the capture of the test runner, which hides what passing tests print.
+    let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
 }
 
 /// The program under test, built beside this test.
@@ -201,14 +208,20 @@ impl LoadProgress for Silent {
 
 /// Opens a model on the CPU with two threads.
 pub fn open(model: &Path, sets: &[&str]) -> Engine {
+    open_on(model, sets, 0)
+}
+
+/// The same with the first `gpu_layers` layers on GPU 0.
+pub fn open_on(model: &Path, sets: &[&str], gpu_layers: i32) -> Engine {
     let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
     let environment = config::Environment::default(); // no file is searched
     let config = config::Config::load_in(&environment, None, &sets).expect("valid settings").config;
     let options = EngineOptions {
         model: model.into(),
         config,
-        device: None,
-        gpu_layers: 0,
+        // A GPU that was asked for and cannot be used is an error.
+        device: (gpu_layers != 0).then_some(0),
+        gpu_layers,
         threads: 2,
         max_seq_len: None,
         min_kv_tokens: None,

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// input image (requires --mmproj) (not supported yet)
     #[argh(option, arg_name = "path")]
     pub(crate) image: Option<PathBuf>,
-    /// CUDA device (not supported yet)
+    /// GPU that takes the layers (default: 0)
     #[argh(option, arg_name = "n")]
     pub(crate) device: Option<u32>,
     /// layers on the GPU, -1 = all (default: -1)
@@ -173,13 +173,13 @@ pub(crate) struct Args {
     /// NVFP4 decode cache alone (not supported yet)
     #[argh(switch)]
     pub(crate) decode_nvfp4_only: bool,
-    /// disable NVFP4 auto-detection (changes nothing on the CPU)
+    /// disable NVFP4 auto-detection (changes nothing: there is none)
     #[argh(switch)]
     pub(crate) no_nvfp4: bool,
     /// FP16 SSM state (not supported yet)
     #[argh(switch)]
     pub(crate) ssm_fp16: bool,
-    /// disable CUDA graphs (changes nothing on the CPU)
+    /// launch decode steps kernel by kernel instead of as CUDA graphs
     #[argh(switch)]
     pub(crate) no_cuda_graphs: bool,
     /// MXFP4 GEMM for prefill (not supported yet)
@@ -330,10 +330,8 @@ impl Args {
     /// # Errors
     /// `Unsupported` with the flag and the reason.
     pub(crate) fn refuse_unsupported(&self) -> Result<(), CliError> {
-        const KV: &str = "the CPU backend keeps its KV cache in FP16 (or F32 with \
-                          --set runtime.exact=true)";
-        const WEIGHTS: &str = "it needs the CUDA backend; the CPU computes on the weights as the \
-                               file stores them";
+        const KV: &str = "the KV cache is kept in FP16 (or F32 with --set runtime.exact=true)";
+        const WEIGHTS: &str = "products use the weights as the file stores them";
         const VISION: &str = "this build has no vision encoder";
         let refused = [
             (self.kv_fp8, "--kv-fp8", KV),

@@ -1,27 +1,59 @@
 //! `--list-devices` and `--version`: what this machine and this build have.
 
+use host::cuda::{DeviceInfo, Driver};
+use host::plan::bytes_text;
 use serde_json::json;
 
 use crate::error::CliError;
 use crate::output;
 
-/// Why no CUDA device is listed.
-const NO_CUDA: &str = "none: this build computes on the CPU";
-
-/// Prints the devices that can compute.
+/// Prints the GPUs that the driver sees, and the CPU.
 ///
 /// # Errors
 /// What stdout reports.
 pub(crate) fn list(json: bool) -> Result<(), CliError> {
     let threads = available_threads();
     let features = cpu_features();
+    let driver = Driver::load();
     if json {
         let cpu = json!({"threads": threads, "arch": std::env::consts::ARCH, "features": features});
-        return output::show_json(&json!({"cuda": [], "cuda_note": NO_CUDA, "cpu": cpu}));
+        let value = match &driver {
+            Ok(driver) => {
+                let cuda: Vec<_> = driver.devices().iter().map(device_json).collect();
+                json!({"cuda": cuda, "cuda_version": driver.version().to_string(), "cpu": cpu})
+            }
+            Err(error) => json!({"cuda": [], "cuda_note": error.to_string(), "cpu": cpu}),
+        };
+        return output::show_json(&value);
     }
-    output::show_line(&format!("CUDA  {NO_CUDA}"))?;
+    match &driver {
+        Ok(driver) => {
+            for device in driver.devices() {
+                output::show_line(&format!(
+                    "GPU {} {}, compute capability {}, {} multiprocessors, {}",
+                    device.ordinal,
+                    device.name,
+                    device.compute,
+                    device.multiprocessors,
+                    bytes_text(device.total_bytes as u64)
+                ))?;
+            }
+        }
+        Err(error) => output::show_line(&format!("GPU   none: {error}"))?,
+    }
     let arch = std::env::consts::ARCH;
     output::show_line(&format!("CPU   {threads} threads, {arch}, {}", join(&features)))
+}
+
+fn device_json(device: &DeviceInfo) -> serde_json::Value {
+    json!({
+        "device": device.ordinal,
+        "name": device.name,
+        "uuid": device.uuid,
+        "compute_capability": device.compute.to_string(),
+        "multiprocessors": device.multiprocessors,
+        "total_bytes": device.total_bytes,
+    })
 }
 
 /// Prints version and features.
@@ -32,10 +64,17 @@ pub(crate) fn version() -> Result<(), CliError> {
     let formats = gpu_kernels::formats::Format::ALL.len();
     let target = format!("{} {}", std::env::consts::ARCH, std::env::consts::OS);
     output::show_line(&format!(
-        "imp-cli {}\nbackends: CPU\nweight formats: {formats}\nmodel families: {}\ntarget: {target}",
+        "imp-cli {}\nbackends: CPU, CUDA (kernels for {})\nweight formats: {formats}\nmodel families: {}\ntarget: {target}",
         env!("CARGO_PKG_VERSION"),
+        archs(),
         join(&host::models::FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>()),
     ))
+}
+
+/// Architectures that kernels were built in for.
+fn archs() -> String {
+    let archs = host::cuda::archs();
+    if archs.is_empty() { "no architecture".to_owned() } else { archs.join(", ") }
 }
 
 /// Cores the process may use.

@@ -237,7 +237,7 @@ mod tests {
             (CliError::Checkpoint(CheckpointError::Damaged { path: path() }), 5),
             (CliError::Request(RequestError::NonFiniteLogits { tokens: 1 }), 5),
             (CliError::Unsupported(String::new()), 6),
-            (CliError::Request(RequestError::Device(String::new())), 7),
+            (CliError::Request(RequestError::Device(String::new())), 3),
             (CliError::Internal(String::new()), 7),
             (CliError::Cancelled, 8),
         ] {

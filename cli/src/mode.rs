@@ -145,8 +145,8 @@ impl Args {
     /// Lines for the user about flags that change nothing here.
     pub(crate) fn notes(&self, mode: &Mode) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.no_cuda_graphs {
-            notes.push("--no-cuda-graphs changes nothing: the CPU backend has none".to_owned());
+        if self.no_cuda_graphs && self.gpu_layers == Some(0) {
+            notes.push("--no-cuda-graphs changes nothing: all layers are on the CPU".to_owned());
         }
         if self.no_nvfp4 {
             notes.push(
@@ -295,7 +295,10 @@ mod tests {
             ("--model m --bench --temperature 1", "--temperature has no effect with --bench"),
             ("--model m --prompt hi --bench-pp 1", "--bench-pp has no effect with --prompt"),
             ("--model m --inspect --threads 2", "--threads has no effect with --inspect"),
-            ("--model m --prompt hi --no-cuda-graphs", "--no-cuda-graphs changes nothing"),
+            (
+                "--model m --prompt hi --gpu-layers 0 --no-cuda-graphs",
+                "--no-cuda-graphs changes nothing",
+            ),
             ("--model m --prompt hi --no-nvfp4", "--no-nvfp4 changes nothing"),
             (
                 "--model m --perplexity f --max-tokens 1",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use gpu_kernels::formats::Format;
 use host::checkpoint::{Bytes, Checkpoint, GgufWriter, Value};
 use host::engine::LoadProgress;
-use host::layers::decoder::{BatchLimits, Decoder};
+use host::layers::decoder::{BatchLimits, Decoder, Placement};
 use host::models::describe;
 use host::ops::cpu::CpuOps;
 use host::ops::{Batch, KvDtype, Span};
@@ -37,10 +37,10 @@ fn run(file: &[u8], exact: bool) -> Option<()> {
     let checkpoint =
         Checkpoint::from_gguf(Path::new("m.gguf"), Bytes::owned(file.to_vec())).ok()?;
     let (family, spec) = describe(&checkpoint, &config::RopeOverride::default()).ok()?;
-    let ops = Arc::new(CpuOps::new(1, exact));
+    let all = [Placement { ops: Arc::new(CpuOps::new(1, exact)), layers: spec.layers.len() }];
     let limits = BatchLimits { rows: 2, logit_rows: 1 };
     let mut decoder =
-        Decoder::load(&checkpoint, family.name, spec, ops, limits, &mut Silent).ok()?;
+        Decoder::load(&checkpoint, family.name, spec, &all, limits, &mut Silent).ok()?;
     let dtype = if exact { KvDtype::F32 } else { KvDtype::F16 };
     decoder.allocate_kv(1, dtype).ok()?;
     let vocab_size = decoder.spec().vocab_size;
@@ -50,7 +50,8 @@ fn run(file: &[u8], exact: bool) -> Option<()> {
         let rows = tokens.len();
         let span = Span { first_row: 0, rows, context_len, rope_len: context_len, pages: vec![0] };
         let batch = Batch { tokens, spans: vec![span], logit_rows: vec![rows - 1] };
-        decoder.forward(&batch, &mut logits).ok()?;
+        decoder.forward(&batch).ok()?;
+        decoder.read_logits(&mut logits).ok()?;
         assert_eq!(logits.len(), vocab_size);
     }
     Some(())

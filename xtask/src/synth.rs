@@ -1,8 +1,11 @@
 //! Models with true shapes and random weights, for measuring speed without a download.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use argh::FromArgs;
 use gpu_kernels::formats::Format;
@@ -123,8 +126,16 @@ pub fn run(options: &Synth) -> Result<(), TaskError> {
     let recipe = recipe(&options.format)?;
     let io = |source| TaskError::Io { path: options.out.clone(), source };
     let (file, tensors) = plan(shape, recipe, options).map_err(io)?;
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(&options.out).map_err(io)?);
-    write(&file, &tensors, options.seed, &mut out).map_err(io)
+    let target = File::create(&options.out).map_err(io)?;
+    in_parallel(&target, |out| write(&file, &tensors, options.seed, out)).map_err(io)
+}
+
+/// The same without a command line.
+///
+/// # Errors
+/// As of [`run`].
+pub fn make(shape: &str, format: &str, out: &Path) -> Result<(), TaskError> {
+    run(&Synth { shape: shape.into(), format: format.into(), out: out.into(), seed: 0 })
 }
 
 fn recipe(name: &str) -> Result<Recipe, TaskError> {
@@ -197,6 +208,75 @@ fn write(file: &GgufWriter, tensors: &[Planned], seed: u64, out: &mut dyn Write)
         let pool = &pools.iter().find(|(k, _)| *k == kind).expect("pushed above").1;
         fill(pool, tensor.format.block_bytes(), number, tensor.bytes, out)
     })
+}
+
+/// Bytes of a piece that is written at once.
+const PIECE_BYTES: usize = 8 << 20;
+/// Threads that write: one copies two gigabytes a second into the system's memory.
+const WRITERS: usize = 8;
+
+/// A piece of a file, and where it begins.
+type Piece = (u64, Vec<u8>);
+
+/// Gives `body` something to write to, from where several threads write to the file.
+fn in_parallel(file: &File, body: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let (pieces, receiver) = sync_channel::<Piece>(WRITERS);
+    let receiver = Mutex::new(receiver);
+    std::thread::scope(|scope| {
+        let writer = || {
+            let mut result = Ok(());
+            // To the end also after an error: somebody has to take the pieces.
+            while let Some((at, piece)) = next(&receiver) {
+                result = result.and_then(|()| file.write_all_at(&piece, at));
+            }
+            result
+        };
+        let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(writer)).collect();
+        let mut out = Pieces { pieces, at: 0, piece: Vec::with_capacity(PIECE_BYTES) };
+        let written = body(&mut out).and_then(|()| out.send());
+        drop(out); // the writers end
+        for writer in writers {
+            writer.join().expect("writing does not panic")?;
+        }
+        written
+    })
+}
+
+fn next(receiver: &Mutex<Receiver<Piece>>) -> Option<Piece> {
+    receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+/// Cuts what is written into pieces.
+struct Pieces {
+    pieces: SyncSender<Piece>,
+    /// Where `piece` begins.
+    at: u64,
+    piece: Vec<u8>,
+}
+
+impl Pieces {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        let len = piece.len() as u64;
+        let closed = |_| io::Error::other("no thread writes");
+        self.pieces.send((self.at, piece)).map_err(closed)?;
+        self.at += len;
+        Ok(())
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(PIECE_BYTES - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..n]);
+        if self.piece.len() == PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Q4_K_M's choice: the first and last eighth of the layers, and every third between.
@@ -302,12 +382,28 @@ mod tests {
             let (file, tensors) = plan(&TINY, recipe(format).unwrap(), &options).unwrap();
             let mut bytes = vec![];
             write(&file, &tensors, options.seed, &mut bytes).unwrap();
-            let path = std::path::Path::new(format);
+            let path = Path::new(format);
             let checkpoint = Checkpoint::from_gguf(path, Bytes::owned(bytes)).unwrap();
             let overrides = config::RopeOverride::default();
             let (family, spec) = host::models::describe(&checkpoint, &overrides).unwrap();
             assert_eq!((family.name, spec.vocab_size), ("qwen3", 64), "{format}");
         }
+    }
+
+    #[test]
+    fn pieces_come_together() {
+        let name = format!("imp-synth-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let file = File::create(&path).unwrap();
+        let bytes: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|i| (i / 251) as u8).collect();
+        in_parallel(&file, |out| bytes.chunks(100_003).try_for_each(|part| out.write_all(part)))
+            .unwrap();
+        let found = std::fs::read(&path);
+        let error = in_parallel(&File::open(&path).unwrap(), |out| out.write_all(&bytes));
+        std::fs::remove_file(&path).unwrap();
+        assert!(found.unwrap() == bytes);
+        // A file that cannot be written to.
+        assert!(error.is_err());
     }
 
     #[test]

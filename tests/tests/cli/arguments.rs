@@ -80,10 +80,21 @@ fn chat_templates_have_their_names() {
 }
 
 #[test]
-fn what_needs_a_gpu_or_is_not_there_yet_is_refused_by_name() {
+fn a_device_that_is_not_there_is_an_error() {
+    // Past any machine's devices; without a driver the reason is another, and the exit code too.
+    let ran = answer(&["--device", "99"]);
+    let expected = if host::cuda::Driver::load().is_ok() { 1 } else { 3 };
+    assert_eq!(ran.code, Some(expected), "{}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("--gpu-layers 0"), "{}", ran.err);
+    // Without a GPU a number of layers is told to be of no use, and the answer comes.
+    let ran = answer(&["--gpu-layers", "3"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused_by_name() {
     for line in [
-        "--device 0",
-        "--gpu-layers 3",
         "--mmproj mmproj.gguf",
         "--mmproj mmproj.gguf --image photo.jpg",
         "--kv-fp8",
@@ -220,7 +231,7 @@ fn help_version_and_devices() {
     assert!(devices.out.contains("CPU") && devices.out.contains("threads"), "{}", devices.out);
     let devices = run(&["--list-devices", "--json"]).json();
     assert!(devices["cpu"]["threads"].as_u64().is_some_and(|n| n > 0), "{devices}");
-    assert_eq!(devices["cuda"], serde_json::json!([]));
+    assert!(devices["cuda"].is_array(), "{devices}");
 }
 
 #[test]

@@ -29,7 +29,8 @@ fn refused(model: &str, codes: &[i32], what: &str) -> String {
     let ran = answer(model);
     assert!(codes.contains(&ran.code.unwrap_or(-1)), "{what}: {:?}: {}", ran.code, ran.err);
     assert_eq!(ran.out, "", "{what}");
-    let notice = |l: &&str| l.contains("computes on the CPU only") || l.contains("imp-cli: warn: ");
+    let notice =
+        |l: &&str| l.contains("all layers run on the CPU") || l.contains("imp-cli: warn: ");
     let errors: Vec<&str> = ran.err.lines().filter(|l| !notice(l)).collect();
     assert_eq!(errors.len(), 1, "{what}: {}", ran.err);
     let name = Path::new(model).file_name().expect("a name").to_str().expect("UTF-8");

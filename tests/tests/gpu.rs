@@ -1,0 +1,154 @@
+//! The GPU computes what the references say: every dense family, quantized files and SmolLM2, with all
+//! layers there, with the first half, with recorded steps and without. Skipped, and said so, where
+//! there is no GPU.
+
+use host::cuda::Driver;
+use tests::{Mode, data, greedy, json, judge, logits, open, open_on, skipped, smollm2};
+
+const FAMILIES: [(&str, i32); 12] = [
+    ("llama", 3),
+    ("llama3", 3),
+    ("mistral", 3),
+    ("qwen2", 3),
+    ("qwen3", 3),
+    ("gemma2", 4),
+    ("gemma3_text", 7),
+    ("phi3", 3),
+    ("phi3_longrope", 3),
+    ("smollm3", 4),
+    ("granite", 3),
+    ("olmo2", 3),
+];
+
+/// Whether there is a GPU; says what is skipped otherwise.
+fn gpu(test: &str) -> bool {
+    match Driver::load() {
+        Ok(_) => true,
+        Err(error) => {
+            skipped(test, &error.to_string());
+            false
+        }
+    }
+}
+
+#[test]
+fn families_exact() {
+    if !gpu("families_exact") {
+        return;
+    }
+    for (family, layers) in FAMILIES {
+        let prompts = json(&format!("tiny/{family}/oracle.json"))["prompts"].clone();
+        for model in [format!("tiny/{family}"), format!("tiny/{family}/{family}-f32.gguf")] {
+            for (gpu_layers, graphs) in [(-1, "auto"), (-1, "never"), (layers / 2, "auto")] {
+                let sets = ["runtime.exact=true", &format!("runtime.cuda_graphs={graphs}")];
+                let engine = open_on(&data(&model), &sets, gpu_layers);
+                let what = format!("{model}, {gpu_layers} layers, graphs {graphs}");
+                judge(&what, &engine, &prompts, Mode::Exact);
+            }
+        }
+    }
+}
+
+/// Of the default mode from exact arithmetic, on the reference's prompts: the largest mean KL
+/// divergence that is allowed.
+const DIVERGENCE: f64 = 0.002;
+
+#[test]
+fn families_default_stay_near_exact() {
+    if !gpu("families_default_stay_near_exact") {
+        return;
+    }
+    for (family, layers) in FAMILIES {
+        let prompts = json(&format!("tiny/{family}/oracle.json"))["prompts"].clone();
+        let model = data(&format!("tiny/{family}"));
+        let exact = open(&model, &["runtime.exact=true"]);
+        for gpu_layers in [-1, layers / 2] {
+            let engine = open_on(&model, &[], gpu_layers);
+            for prompt in prompts.as_array().expect("prompts") {
+                let ids: Vec<u32> = prompt["ids"]
+                    .as_array()
+                    .expect("ids")
+                    .iter()
+                    .map(|id| id.as_u64().expect("an id") as u32)
+                    .collect();
+                let (p, q) = (logits(&exact, &ids, 0), logits(&engine, &ids, 0));
+                let mean =
+                    p.iter().zip(&q).map(|(p, q)| divergence(p, q)).sum::<f64>() / p.len() as f64;
+                assert!(mean < DIVERGENCE, "{family}, {gpu_layers} layers: KL divergence {mean}");
+            }
+        }
+    }
+}
+
+#[test]
+fn quantized_files_match_llama_cpp() {
+    if !gpu("quantized_files_match_llama_cpp") {
+        return;
+    }
+    let prompts = json("tiny/llama/oracle.json")["prompts"].clone();
+    for (model, formats) in [
+        ("llama", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"]),
+        ("llama_k256", ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS"]),
+    ] {
+        let reference = json(&format!("tiny/{model}/oracle_gguf.json"));
+        let own = if model == "llama" {
+            prompts.clone()
+        } else {
+            json(&format!("tiny/{model}/ids.json"))
+        };
+        for format in formats {
+            let mut expected = reference[format].clone();
+            let pairs = expected.as_array_mut().expect("prompts").iter_mut();
+            for (expected, prompt) in pairs.zip(own.as_array().expect("prompts")) {
+                expected["ids"] = prompt["ids"].clone();
+            }
+            let path = data(&format!("tiny/{model}/{model}-{}.gguf", format.to_lowercase()));
+            for exact in ["runtime.exact=true", "runtime.exact=false"] {
+                let engine = open_on(&path, &[exact], -1);
+                judge(&format!("{format} {exact}"), &engine, &expected, Mode::Quantized);
+            }
+        }
+    }
+}
+
+#[test]
+fn smollm2_exact_chooses_every_token_of_the_reference() {
+    let test = "smollm2_exact_chooses_every_token_of_the_reference";
+    let (true, Some(model)) = (gpu(test), smollm2(test)) else { return };
+    let reference = json("real/gen_smollm2_f32.json");
+    for (gpu_layers, graphs) in [(-1, "auto"), (-1, "never"), (15, "auto")] {
+        let sets = ["runtime.exact=true", &format!("runtime.cuda_graphs={graphs}")];
+        let engine = open_on(&model, &sets, gpu_layers);
+        for key in ["raw", "chat"] {
+            for continuation in reference[key].as_array().expect("continuations") {
+                let numbers = |key: &str| -> Vec<u32> {
+                    let list = continuation[key].as_array().expect("ids").iter();
+                    list.map(|id| id.as_u64().expect("an id") as u32).collect()
+                };
+                let want = numbers("out");
+                let got = greedy(&engine, &numbers("ids"), want.len(), 0);
+                let got: Vec<u32> = got.iter().map(|chosen| chosen.0).collect();
+                assert_eq!(
+                    got, want,
+                    "{gpu_layers} layers, graphs {graphs}: {}",
+                    continuation["prompt"]
+                );
+            }
+        }
+    }
+}
+
+/// KL divergence of `q` from `p`, both given as logits, in nats.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let normal = |row: &[f32]| {
+        let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+        let sum: f64 = row.iter().map(|v| f64::from(v - max).exp()).sum();
+        f64::from(max) + sum.ln()
+    };
+    let (np, nq) = (normal(p), normal(q));
+    let terms = p.iter().zip(q).map(|(&p, &q)| {
+        let (lp, lq) = (f64::from(p) - np, f64::from(q) - nq);
+        lp.exp() * (lp - lq)
+    });
+    terms.sum()
+}
