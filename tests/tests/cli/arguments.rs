@@ -126,7 +126,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
 #[test]
 fn flags_that_change_nothing_say_so() {
     for (line, note) in [
-        ("--no-cuda-graphs", "--no-cuda-graphs changes nothing"),
+        ("--gpu-layers 0 --no-cuda-graphs", "--no-cuda-graphs changes nothing"),
         ("--no-nvfp4", "--no-nvfp4 changes nothing"),
         ("--bench-pp 5", "--bench-pp has no effect with --prompt"),
         ("--bench-reps 5", "--bench-reps has no effect with --prompt"),
