@@ -2,8 +2,9 @@
 
 use std::cmp::Ordering;
 
+use gpu_kernels::kernels::sample::exp_nonpositive;
+
 use super::SamplingError;
-use super::exp::exp_nonpositive;
 use super::rng::Rng;
 
 /// A token that may be chosen.

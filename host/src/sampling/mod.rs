@@ -13,7 +13,6 @@
 mod candidates;
 mod device;
 mod dry;
-mod exp;
 mod logit_bias;
 mod logprobs;
 mod min_p;

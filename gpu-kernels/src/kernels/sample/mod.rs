@@ -19,6 +19,7 @@
 
 mod cta;
 mod draw;
+mod exp;
 mod row;
 mod scan;
 mod select;
@@ -28,6 +29,7 @@ mod tests;
 use cuda_std::{Global, GlobalMut, Launch, Thread, kernels, params};
 
 use draw::draw;
+pub use exp::exp_nonpositive;
 pub use row::{BiasError, SampleRow};
 use scan::scan;
 
@@ -138,22 +140,4 @@ fn ordered(x: f32) -> u32 {
 #[inline(always)]
 fn unordered(key: u32) -> f32 {
     f32::from_bits(if key >> 31 == 0 { !key } else { key & 0x7fff_ffff })
-}
-
-/// `exp(x)` for `x ≤ 0` as the host computes it: within 2 units in the last place; 0 below −87, and
-/// for NaN.
-#[inline(always)]
-fn exp_nonpositive(x: f32) -> f32 {
-    const LN2_HI: f32 = 0.693_359_4;
-    const LN2_LO: f32 = -2.121_944_4e-4;
-    const ROUND: f32 = 12_582_912.0;
-    let bounded = if x > -87.0 { x } else { -87.0 };
-    let shifted = bounded * core::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (bounded - n * LN2_HI) - n * LN2_LO;
-    let high = (1.0 / 5040.0 * r + 1.0 / 720.0) * r + 1.0 / 120.0;
-    let poly = (((high * r + 1.0 / 24.0) * r + 1.0 / 6.0) * r + 0.5) * r * r + r + 1.0;
-    let power =
-        f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
-    if x > -87.0 { poly * power } else { 0.0 }
 }

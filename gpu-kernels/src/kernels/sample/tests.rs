@@ -320,20 +320,6 @@ fn settings_beyond_the_kernels_are_refused() {
 }
 
 #[test]
-fn exponentials_are_those_of_the_host() {
-    for i in 0..87_000 {
-        let x = -(i as f32) * 1e-3;
-        let exact = f64::from(x).exp();
-        let error = (f64::from(exp_nonpositive(x)) / exact - 1.0).abs();
-        assert!(error < 2.0 * f64::from(f32::EPSILON), "{x}");
-    }
-    for x in [-87.0, -1e4, f32::NEG_INFINITY, f32::NAN] {
-        assert_eq!(exp_nonpositive(x), 0.0);
-    }
-    assert_eq!(exp_nonpositive(-0.0), 1.0);
-}
-
-#[test]
 fn draws_follow_the_probabilities() {
     // Five tokens, 150 random numbers: each count within 5 standard deviations.
     let logits = vec![1.0f32, 0.0, 2.0, -1.0, 1.5];

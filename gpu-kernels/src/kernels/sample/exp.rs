@@ -1,12 +1,15 @@
-//! An exponential that is the same on every platform, which `f32::exp` (the system's) is not, and vectorises.
+//! An exponential that is the same on every platform and on every device, which `f32::exp` (the system's)
+//! is not, and vectorises. The host's sampler takes it too, so that both weigh tokens alike.
 
-use std::f32::consts::LOG2_E;
+use core::f32::consts::LOG2_E;
 
-/// `exp(x)` for `x ≤ 0` to within 2 units in the last place; 0 below −87, where a normal `f32` ends.
+/// `exp(x)` for `x ≤ 0` to within 2 units in the last place; 0 below −87, where a normal `f32` ends, and
+/// for NaN.
 ///
 /// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`, so `exp(x) = 2ⁿ · exp(r)`, and `exp(r)` is its Taylor polynomial of
 /// degree 7, whose remainder there is below 6e-9.
-pub(super) fn exp_nonpositive(x: f32) -> f32 {
+#[inline(always)]
+pub fn exp_nonpositive(x: f32) -> f32 {
     // ln 2 in two parts: `n · LN2_HI` is exact for |n| < 2⁹.
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
@@ -46,7 +49,7 @@ mod tests {
         assert_eq!(exp_nonpositive(0.0), 1.0);
         assert_eq!(exp_nonpositive(-0.0), 1.0);
         assert_eq!(exp_nonpositive(-1e-30), 1.0);
-        for x in [-87.0, -87.1, -1e4, f32::MIN, f32::NEG_INFINITY] {
+        for x in [-87.0, -87.1, -1e4, f32::MIN, f32::NEG_INFINITY, f32::NAN] {
             assert_eq!(exp_nonpositive(x), 0.0, "{x}");
         }
         assert!(exp_nonpositive(-86.999) > 0.0);
