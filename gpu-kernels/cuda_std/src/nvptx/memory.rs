@@ -152,13 +152,16 @@ pub fn dynamic_shared() -> u32 {
     unsafe { asm!("mov.u32 {0}, dynamic_shared;", out(reg32) r, options(pure, nomem, nostack)) }
     r
 }
+/// Aligned to 128 bytes and of a multiple of them: the driver's linker puts dynamic shared memory right
+/// behind, whatever alignment it asks for, and asynchronous copies to addresses that are no multiple of
+/// 128 read every sector of the second-level cache twice.
 #[inline(always)]
 pub fn static_shared<const BYTES: u32>() -> u32 {
     let r;
     // SAFETY: an address.
     unsafe {
-        asm!("{{ .shared .align 16 .b8 static_shared[{1}]; mov.u32 {0}, static_shared; }}",
-            out(reg32) r, const BYTES, options(nostack))
+        asm!("{{ .shared .align 128 .b8 static_shared[{1}]; mov.u32 {0}, static_shared; }}",
+            out(reg32) r, const BYTES.next_multiple_of(128), options(nostack))
     }
     r
 }

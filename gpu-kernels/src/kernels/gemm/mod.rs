@@ -84,15 +84,15 @@ macro_rules! float {
             pub M16: $m16(GemmParams), threads 128, ctas 3 => body::gemm::<$Weights, 2, 4, 4>;
             /// 32 rows, 128 features, 4 warps.
             pub M32: $m32(GemmParams), threads 128, ctas 3 => body::gemm::<$Weights, 4, 4, 4>;
-            /// 64 rows, 128 or 256 features, 4 or 8 warps.
-            pub M64: $m64(GemmParams), threads 256, ctas 1 => body::gemm::<$Weights, 8, 4, 3>;
+            /// 64 rows, 128 features, 4 warps.
+            pub M64: $m64(GemmParams), threads 128, ctas 2 => body::gemm::<$Weights, 8, 4, 3>;
             /// 128 rows, 256 features, 8 warps.
             pub M128: $m128(GemmParams), threads 256, ctas 1 => float::gemm::<$Weights, 2, 4, 4, 8>;
         }
         /// The kernel of each tile.
         #[cfg(not(target_arch = "nvptx64"))]
         pub const BY_TILE: [&cuda_std::Entry<GemmParams>; super::tiles::FLOAT_TILES.len()] =
-            [&M16, &M32, &M64, &M64, &M128];
+            [&M16, &M32, &M64, &M128];
     };
 }
 
@@ -109,8 +109,8 @@ macro_rules! quantized {
             pub M16: $m16(GemmParams), threads 128, ctas 3 => gemm::<$Weights, 2, 4, 4>;
             /// 32 rows, 4 warps.
             pub M32: $m32(GemmParams), threads 128, ctas 3 => gemm::<$Weights, 4, 4, 4>;
-            /// 64 rows, 4 or 8 warps.
-            pub M64: $m64(GemmParams), threads 256, ctas 1 => gemm::<$Weights, 8, 4, 3>;
+            /// 64 rows, 4 warps.
+            pub M64: $m64(GemmParams), threads 128, ctas 2 => gemm::<$Weights, 8, 4, 3>;
             /// 96 rows, 8 warps.
             pub M96: $m96(GemmParams), threads 256, ctas 1 => gemm::<$Weights, 12, 8, 3>;
             /// 128 rows, 8 warps.
@@ -119,7 +119,7 @@ macro_rules! quantized {
         /// The kernel of each tile.
         #[cfg(not(target_arch = "nvptx64"))]
         pub const BY_TILE: [&cuda_std::Entry<GemmParams>; super::tiles::QUANTIZED_TILES.len()] =
-            [&M16, &M32, &M64, &M64, &M96, &M128];
+            [&M16, &M32, &M64, &M96, &M128];
     };
 }
 

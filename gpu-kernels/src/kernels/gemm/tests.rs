@@ -181,7 +181,7 @@ fn long_rows_pass_through_every_stage_and_block() {
 #[test]
 fn three_matrices_with_bias() {
     let float = (0..tiles(Format::F16).len()).map(|tile| (tile, Format::F16));
-    for (tile, format) in float.chain([(2, Format::Q4_K), (5, Format::Q4_K)]) {
+    for (tile, format) in float.chain([(2, Format::Q4_K), (4, Format::Q4_K)]) {
         check(Problem { tile, format, rows: [130, 1, 65], cols: 256, bias: true, ..PLAIN });
         check(Problem { tile, format, rows: [31, 32, 0], cols: 256, ..PLAIN });
     }
@@ -225,7 +225,7 @@ fn every_format() {
     for &format in Format::ALL.iter().filter(|f| entry(**f, 0).is_some()) {
         check(Problem { format, cols: 512, rows: [40, 0, 0], tokens: 5, ..PLAIN });
     }
-    for tile in [1, 4, 5] {
+    for tile in [1, 3, 4] {
         for format in [Format::Q4_K, Format::Q6_K, Format::Q8_0] {
             check(Problem { format, tile, cols: 512, rows: [40, 0, 0], tokens: 5, ..PLAIN });
         }

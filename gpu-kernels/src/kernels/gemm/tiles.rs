@@ -60,14 +60,12 @@ const fn by_shared(tokens: u32, features: u32, warps: u32, ctas: u32) -> Tile {
 /// The tiles of quantized weights.
 ///
 /// Few tokens are bound by the reading of weights: several CTAs a multiprocessor keep loads in flight.
-/// With 64 tokens 4 warps make the finest grain, 8 read fewer activations; both are one entry. 128 tokens
-/// and 256 features read least; their sums take half the registers, so only one CTA fits. 96 tokens
-/// stand in for 128 where nothing may spill.
-pub const QUANTIZED_TILES: [Tile; 6] = [
+/// 128 tokens and 256 features read least; their sums take half the registers, so only one CTA fits. 96
+/// tokens stand in for 128 where nothing may spill.
+pub const QUANTIZED_TILES: [Tile; 5] = [
     by_registers(16, 128, 4, 3),
     by_registers(32, 128, 4, 3),
     by_registers(64, 128, 3, 2),
-    by_registers(64, 256, 3, 1),
     by_registers(96, 256, 3, 1),
     by_registers(128, 256, 3, 1),
 ];
@@ -76,11 +74,10 @@ pub const QUANTIZED_TILES: [Tile; 6] = [
 /// features, which is what fits their registers and reads least of shared memory: 4 KiB for 32 products
 /// of `mma`, 32 clocks of a multiprocessor where the products take 47. Smaller tiles of the kind were
 /// slower than registers with 64 tokens, and than the largest with 512.
-pub const FLOAT_TILES: [Tile; 5] = [
+pub const FLOAT_TILES: [Tile; 4] = [
     by_registers(16, 128, 4, 3),
     by_registers(32, 128, 4, 3),
     by_registers(64, 128, 3, 2),
-    by_registers(64, 256, 3, 1),
     by_shared(128, 256, 8, 1),
 ];
 

@@ -101,7 +101,7 @@ impl Keys {
                 unroll!(b < 2, 2, {
                     let piece = 8 * (chunk * HALVES as u32 + h as u32) + 4 * b as u32;
                     let at = slots.keys[n] + self.piece(piece + self.lane % 4);
-                    words[n][h][b] = self.k.constant(at as usize);
+                    words[n][h][b] = self.k.get(at as usize);
                 });
             });
         });
@@ -117,7 +117,7 @@ impl Keys {
             unroll!(h < HALVES, 2, {
                 let piece = 8 * (chunk * HALVES as u32 + h as u32);
                 let at = slots.values[i] + self.piece(piece + self.lane / 4);
-                words[i][h] = self.v.constant(at as usize);
+                words[i][h] = self.v.get(at as usize);
             });
         });
         words
