@@ -30,8 +30,12 @@ pub struct Batch {
 /// Tokens a second over all sequences.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Speeds {
+    /// Of the prompts, until every sequence has its first token.
     prompt: f64,
+    /// Generated while all sequences generate; `NaN` where they never do at the same time.
     generate: f64,
+    /// Prompts and generated tokens over the time of all.
+    total: f64,
 }
 
 impl Batch {
@@ -43,6 +47,8 @@ impl Batch {
             "imp_tg_ts": self.imp.generate,
             "llama_pp_ts": self.peer.map(|p| p.prompt),
             "llama_tg_ts": self.peer.map(|p| p.generate),
+            "imp_total_ts": self.imp.total,
+            "llama_total_ts": self.peer.map(|p| p.total),
         })
     }
 }
@@ -105,7 +111,7 @@ fn imp(model: &Path, sizes: &[usize], tokens: usize) -> Result<Vec<Speeds>, Task
     sizes.iter().map(|&sequences| together(&engine, &mut random, sequences)).collect()
 }
 
-/// Sequences that start together. Prefill ends when all have a token.
+/// Sequences that start together.
 fn together(engine: &Engine, random: &mut Random, sequences: usize) -> Result<Speeds, TaskError> {
     let vocab = engine.info().vocab_size;
     let start = Instant::now();
@@ -122,32 +128,40 @@ fn together(engine: &Engine, random: &mut Random, sequences: usize) -> Result<Sp
         let handle = engine.submit(request);
         handles.push(handle.map_err(|e| TaskError::Other(chain(&e)))?);
     }
-    let seconds: Vec<Result<[f64; 2], TaskError>> = std::thread::scope(|scope| {
+    let arrivals: Result<Vec<Vec<f64>>, TaskError> = std::thread::scope(|scope| {
         let threads: Vec<_> = handles
             .into_iter()
-            .map(|handle| scope.spawn(move || first_and_last(handle, start)))
+            .map(|handle| scope.spawn(move || arrivals(handle, start)))
             .collect();
         threads.into_iter().map(|t| t.join().expect("it does not panic")).collect()
     });
-    let (mut prefilled, mut ended) = (0.0f64, 0.0f64);
-    for seconds in seconds {
-        let [first, last] = seconds?;
-        (prefilled, ended) = (prefilled.max(first), ended.max(last));
-    }
-    let all = |tokens: usize| (sequences * tokens) as f64;
-    Ok(Speeds { prompt: all(PROMPT) / prefilled, generate: all(GENERATE) / (ended - prefilled) })
+    Ok(speeds(&arrivals?))
 }
 
-/// Seconds from `start` to a request's first token, and to its end.
-fn first_and_last(mut handle: RequestHandle, start: Instant) -> Result<[f64; 2], TaskError> {
-    let mut first = None;
+/// Of the seconds at which the tokens of each sequence came.
+fn speeds(arrivals: &[Vec<f64>]) -> Speeds {
+    let first = |times: &Vec<f64>| times.first().copied().unwrap_or(f64::NAN);
+    let last = |times: &Vec<f64>| times.last().copied().unwrap_or(f64::NAN);
+    let prefilled = arrivals.iter().map(first).fold(0.0, f64::max);
+    let one_ended = arrivals.iter().map(last).fold(f64::INFINITY, f64::min);
+    let ended = arrivals.iter().map(last).fold(0.0, f64::max);
+    let together = arrivals.iter().flatten().filter(|&&t| t > prefilled && t <= one_ended).count();
+    let prompts = (arrivals.len() * PROMPT) as f64;
+    let generated = arrivals.iter().map(Vec::len).sum::<usize>() as f64;
+    Speeds {
+        prompt: prompts / prefilled,
+        generate: if together == 0 { f64::NAN } else { together as f64 / (one_ended - prefilled) },
+        total: (prompts + generated) / ended,
+    }
+}
+
+/// Seconds from `start` to each token of a request.
+fn arrivals(mut handle: RequestHandle, start: Instant) -> Result<Vec<f64>, TaskError> {
+    let mut times = vec![];
     while let Some(event) = handle.blocking_recv() {
-        let now = start.elapsed().as_secs_f64();
         match event {
-            Event::Token { .. } => {
-                first.get_or_insert(now);
-            }
-            Event::Done { .. } => return Ok([first.unwrap_or(now), now]),
+            Event::Token { .. } => times.push(start.elapsed().as_secs_f64()),
+            Event::Done { .. } => return Ok(times),
             Event::Failed(e) => return Err(TaskError::Other(chain(&e))),
             Event::Prefilled { .. } => {}
         }
@@ -162,7 +176,7 @@ fn peer(printed: &str, sequences: usize) -> Option<Speeds> {
         let cells = line.split('|').map(|cell| cell.trim().parse::<f64>());
         let numbers: Vec<f64> = cells.filter_map(Result::ok).collect();
         let of_size = numbers.len() == 10 && numbers[2] == sequences as f64;
-        of_size.then(|| Speeds { prompt: numbers[5], generate: numbers[7] })
+        of_size.then(|| Speeds { prompt: numbers[5], generate: numbers[7], total: numbers[9] })
     })
 }
 
@@ -177,6 +191,9 @@ pub fn table(batches: &[Batch]) -> Table {
         "imp tg t/s",
         "llama.cpp",
         "ratio",
+        "imp all t/s",
+        "llama.cpp",
+        "ratio",
     ]);
     for b in batches {
         let compared = |imp: f64, peer: Option<f64>| {
@@ -189,6 +206,7 @@ pub fn table(batches: &[Batch]) -> Table {
         let mut row = vec![b.model.clone(), b.sequences.to_string()];
         row.extend(compared(b.imp.prompt, b.peer.map(|p| p.prompt)));
         row.extend(compared(b.imp.generate, b.peer.map(|p| p.generate)));
+        row.extend(compared(b.imp.total, b.peer.map(|p| p.total)));
         table.row(row);
     }
     table
@@ -208,16 +226,25 @@ mod tests {
     #[test]
     fn rows_are_found_by_their_sequences() {
         let one = peer(PRINTED, 1).unwrap();
-        assert_eq!(one, Speeds { prompt: 9309.09, generate: 180.03 });
+        assert_eq!(one, Speeds { prompt: 9309.09, generate: 180.03, total: 835.51 });
         assert_eq!(peer(PRINTED, 8).unwrap().generate, 1024.0);
         assert!(peer(PRINTED, 2).is_none() && peer("", 1).is_none());
+    }
+    #[test]
+    fn only_what_is_generated_by_all_at_once_counts_as_such() {
+        // One generates from 1 to 3 s, the other from 2 to 4 s.
+        let both = speeds(&[vec![1.0, 2.0, 2.5, 3.0], vec![2.0, 2.5, 3.0, 4.0]]);
+        assert_eq!((both.prompt, both.generate), (512.0, 4.0));
+        assert_eq!(both.total, (1024.0 + 8.0) / 4.0);
+        // One after the other.
+        assert!(speeds(&[vec![1.0, 2.0], vec![3.0, 4.0]]).generate.is_nan());
     }
     #[test]
     fn both_programs_are_in_the_table() {
         let batch = Batch {
             model: "m".into(),
             sequences: 8,
-            imp: Speeds { prompt: 9000.0, generate: 1536.0 },
+            imp: Speeds { prompt: 9000.0, generate: 1536.0, total: 5333.34 },
             peer: peer(PRINTED, 8),
         };
         let printed = table(&[batch]).to_string();
