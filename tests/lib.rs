@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use host::engine::{Engine, EngineOptions, Event, LoadProgress, Request};
+use host::engine::{Engine, EngineOptions, Event, LoadProgress, Request, RequestHandle};
 use host::sampling::SamplingParams;
 use serde_json::Value;
 
@@ -213,6 +213,11 @@ pub fn open(model: &Path, sets: &[&str]) -> Engine {
 
 /// The same with the first `gpu_layers` layers on GPU 0.
 pub fn open_on(model: &Path, sets: &[&str], gpu_layers: i32) -> Engine {
+    open_for(model, sets, gpu_layers, 1)
+}
+
+/// The same for so many requests that are computed together.
+pub fn open_for(model: &Path, sets: &[&str], gpu_layers: i32, streams: usize) -> Engine {
     let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
     let environment = config::Environment::default(); // no file is searched
     let config = config::Config::load_in(&environment, None, &sets).expect("valid settings").config;
@@ -226,6 +231,8 @@ pub fn open_on(model: &Path, sets: &[&str], gpu_layers: i32) -> Engine {
         max_seq_len: None,
         min_kv_tokens: None,
         chat_template: "none".into(),
+        max_concurrent: streams,
+        max_waiting: 63,
     };
     Engine::load(options, &mut Silent).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
 }
@@ -243,15 +250,37 @@ pub type Chosen = (u32, f32, Vec<(u32, f32)>);
 
 /// A greedy request's tokens, each with its log-probability and the best `top`.
 pub fn greedy(engine: &Engine, prompt: &[u32], max_tokens: usize, top: usize) -> Vec<Chosen> {
+    all(submit(engine, prompt, max_tokens, Some(top)))
+}
+
+/// The same of several prompts at once, the chosen tokens alone.
+pub fn greedy_together(engine: &Engine, prompts: &[Vec<u32>], max_tokens: usize) -> Vec<Vec<u32>> {
+    // Without log-probabilities of others, so that a GPU chooses.
+    let handles: Vec<_> =
+        prompts.iter().map(|prompt| submit(engine, prompt, max_tokens, Some(0))).collect();
+    handles.into_iter().map(|handle| all(handle).into_iter().map(|c| c.0).collect()).collect()
+}
+
+/// Prompts of different lengths, some of which begin alike, of tokens below 500.
+pub fn prompts(count: usize) -> Vec<Vec<u32>> {
+    let token = |i: usize, p: usize| ((p * p + 7 * p + (i % 5) * (p / 9)) % 499 + 1) as u32;
+    (0..count).map(|i| (0..2 + i * 11 % 70).map(|p| token(i, p)).collect()).collect()
+}
+
+fn submit(engine: &Engine, prompt: &[u32], max_tokens: usize, top: Option<usize>) -> RequestHandle {
     let request = Request {
         prompt: prompt.to_vec(),
         max_tokens,
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stop: vec![],
-        logprobs: Some(top),
+        logprobs: top,
         ignore_eos: false,
     };
-    let mut handle = engine.submit(request).expect("the queue is empty");
+    engine.submit(request).expect("the queue has room")
+}
+
+/// Reads an answer to its end.
+fn all(mut handle: RequestHandle) -> Vec<Chosen> {
     let mut tokens = vec![];
     loop {
         match handle.blocking_recv().expect("an answer ends with Done") {

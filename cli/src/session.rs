@@ -40,6 +40,8 @@ pub(crate) fn load(args: &Args, config: &Config, room: Room) -> Result<Engine, C
         max_seq_len: args.max_seq_len.or(configured_length(config)).or(room.max_seq_len),
         min_kv_tokens: args.min_kv_tokens,
         chat_template: args.chat_template.clone().unwrap_or_else(|| "auto".to_owned()),
+        max_concurrent: 1,
+        max_waiting: 63,
     };
     let engine = {
         let mut bar = LoadBar::new();

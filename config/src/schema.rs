@@ -11,11 +11,18 @@ schema! {
         /// Compute as the reference does: F32 activations and KV cache, no approximation.
         /// Slower; for comparing with other implementations.
         exact: bool = false;
-        /// Give the same tokens whatever ran before. The CPU always does; on a GPU, where rounding depends
-        /// on the rows of a step, no prompt then takes over what was computed for another.
+        /// Give the same tokens whatever is computed beside a request and whatever ran before. The CPU
+        /// always does; on a GPU, where the fastest kernels round by the rows of a step, it takes the
+        /// same ones for any number of rows then: slower where they are few.
         deterministic: bool = false;
         /// Longest context in tokens; 0 takes what the model and the memory allow.
         max_seq_len: u32 = 0, in 0..=16777216;
+        /// Requests computed together; 0 takes as many as the program says: one of imp-cli, as many as
+        /// --max-concurrent of a server.
+        max_batch_size: u32 = 0, in 0..=1024;
+        /// Tokens of its answer that there must be room for in the cache before a request begins; those
+        /// of longer answers are found while it runs, if need be by letting the youngest begin again.
+        admission_decode_tokens: u32 = 256, in 1..=16777216;
         /// Prompt tokens computed in one step; -1 chooses by device, 0 takes the whole prompt, on a GPU
         /// up to 32768 tokens of it.
         prefill_chunk_size: i32 = -1, in -1..=1048576;

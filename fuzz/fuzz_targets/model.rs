@@ -38,11 +38,11 @@ fn run(file: &[u8], exact: bool) -> Option<()> {
         Checkpoint::from_gguf(Path::new("m.gguf"), Bytes::owned(file.to_vec())).ok()?;
     let (family, spec) = describe(&checkpoint, &config::RopeOverride::default()).ok()?;
     let all = [Placement { ops: Arc::new(CpuOps::new(1, exact)), layers: spec.layers.len() }];
-    let limits = BatchLimits { rows: 2, logit_rows: 1 };
+    let limits = BatchLimits { rows: 2, logit_rows: 1, sequences: 1 };
     let mut decoder =
         Decoder::load(&checkpoint, family.name, spec, &all, limits, &mut Silent).ok()?;
     let dtype = if exact { KvDtype::F32 } else { KvDtype::F16 };
-    decoder.allocate_kv(1, dtype).ok()?;
+    decoder.allocate_kv(1, 1, dtype).ok()?;
     let vocab_size = decoder.spec().vocab_size;
     let last = vocab_size as u32 - 1;
     let mut logits = vec![];
@@ -51,7 +51,7 @@ fn run(file: &[u8], exact: bool) -> Option<()> {
         let span = Span { first_row: 0, rows, context_len, rope_len: context_len, pages: vec![0] };
         let batch = Batch { tokens, spans: vec![span], logit_rows: vec![rows - 1] };
         decoder.forward(&batch).ok()?;
-        decoder.read_logits(&mut logits).ok()?;
+        decoder.read_logits(0..1, &mut logits).ok()?;
         assert_eq!(logits.len(), vocab_size);
     }
     Some(())

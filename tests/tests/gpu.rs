@@ -2,8 +2,13 @@
 //! layers there, with the first half, with recorded steps and without. Skipped, and said so, where
 //! there is no GPU.
 
+use std::slice::from_ref;
+
 use host::cuda::Driver;
-use tests::{Mode, data, greedy, json, judge, logits, open, open_on, skipped, smollm2};
+use tests::{
+    Mode, data, greedy, greedy_together, json, judge, logits, open, open_for, open_on, prompts,
+    skipped, smollm2,
+};
 
 const FAMILIES: [(&str, i32); 12] = [
     ("llama", 3),
@@ -133,6 +138,54 @@ fn smollm2_exact_chooses_every_token_of_the_reference() {
                     "{gpu_layers} layers, graphs {graphs}: {}",
                     continuation["prompt"]
                 );
+            }
+        }
+    }
+}
+
+/// Greedy answers of tiny models at 1, 8 and 64 streams, with the prompts' keys in the cache and not.
+#[test]
+fn deterministic_answers_do_not_depend_on_the_batch() {
+    if !gpu("deterministic_answers_do_not_depend_on_the_batch") {
+        return;
+    }
+    let prompts = prompts(64);
+    for model in ["tiny/qwen3", "tiny/gemma2", "tiny/llama_k256/llama_k256-q4_k_m.gguf"] {
+        for exact in ["runtime.exact=false", "runtime.exact=true"] {
+            let sets = ["runtime.deterministic=true", "runtime.prefill_chunk_size=100", exact];
+            let alone: Vec<_> = {
+                let engine = open_on(&data(model), &sets, -1);
+                prompts
+                    .iter()
+                    .map(|p| greedy_together(&engine, from_ref(p), 16).remove(0))
+                    .collect()
+            };
+            for streams in [1, 8, 64] {
+                let engine = open_for(&data(model), &sets, -1, streams);
+                for round in 0..2 {
+                    let found = greedy_together(&engine, &prompts, 16);
+                    assert!(found == alone, "{model}, {exact}, {streams} streams, round {round}");
+                }
+            }
+        }
+    }
+}
+
+/// Without that, answers may part where two tokens are nearly equal; most do not, and none is lost.
+#[test]
+fn batches_answer_like_single_requests() {
+    if !gpu("batches_answer_like_single_requests") {
+        return;
+    }
+    let prompts = prompts(64);
+    for model in ["tiny/qwen3", "tiny/llama_k256/llama_k256-q4_k_m.gguf"] {
+        let single = greedy_together(&open_on(&data(model), &[], -1), &prompts, 16);
+        for graphs in ["runtime.cuda_graphs=auto", "runtime.cuda_graphs=never"] {
+            let engine = open_for(&data(model), &[graphs], -1, 64);
+            for _ in 0..2 {
+                let found = greedy_together(&engine, &prompts, 16);
+                let firsts = found.iter().zip(&single).filter(|(a, b)| a[0] == b[0]).count();
+                assert!(firsts >= 56, "{model}, {graphs}: {firsts} of 64 begin alike");
             }
         }
     }

@@ -1,8 +1,10 @@
 //! SmolLM2-135M-Instruct, a real model: exact mode against llama.cpp's exact computation (weights
 //! dequantized, F32 activations and KV cache), the default mode by what integer activations may cost.
 
+use std::slice::from_ref;
+
 use serde_json::Value;
-use tests::{Ran, greedy, json, open, run, smollm2};
+use tests::{Ran, greedy, greedy_together, json, open, open_for, prompts, run, smollm2};
 
 const TEXT: &str = "real/ppl_text.txt";
 
@@ -52,6 +54,22 @@ fn exact_mode_chooses_every_token_of_the_reference() {
             }
             assert!(worst < 0.02, "{what}, step {step}: a log-probability is off by {worst}");
         }
+    }
+}
+
+#[test]
+fn answers_do_not_depend_on_what_is_computed_beside_them() {
+    let Some(model) = smollm2("answers_do_not_depend_on_what_is_computed_beside_them") else {
+        return;
+    };
+    let prompts = prompts(64);
+    let sets = ["runtime.max_seq_len=256"];
+    let single = open(&model, &sets);
+    let alone: Vec<_> =
+        prompts.iter().map(|p| greedy_together(&single, from_ref(p), 8).remove(0)).collect();
+    for streams in [8, 64] {
+        let engine = open_for(&model, &sets, 0, streams);
+        assert!(greedy_together(&engine, &prompts, 8) == alone, "{streams} streams");
     }
 }
 

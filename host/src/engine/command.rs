@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::request::Generation;
-use super::{EngineError, RequestError, Visit};
+use super::{EngineError, EngineStats, RequestError, Visit};
 
 /// An order to the engine thread. Cancellation is not one: it is a flag of the request, so that
 /// no queue can stand in its way.
@@ -34,6 +34,7 @@ pub(super) struct Shared {
     /// Set when the engine is being dropped.
     pub stopping: AtomicBool,
     in_progress: AtomicUsize,
+    stats: Mutex<EngineStats>,
 }
 
 /// The right of one request to be in progress; dropping it makes room for another.
@@ -49,6 +50,14 @@ impl Shared {
     /// Requests waiting or running.
     pub fn in_progress(&self) -> usize {
         self.in_progress.load(Ordering::Acquire)
+    }
+    /// What the engine thread said last.
+    pub fn stats(&self) -> EngineStats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Changes what others see.
+    pub fn observe(&self, change: impl FnOnce(&mut EngineStats)) {
+        change(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

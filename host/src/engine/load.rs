@@ -8,9 +8,10 @@ use config::{Config, KvDtype as KvSetting, Toggle};
 
 use super::model::{MappedDecoder, OwnVocabulary, Vocabulary};
 use super::placement::{self, Gpu};
-use super::{Engine, EngineError, EngineOptions, LoadProgress, ModelInfo, Parts};
+use super::{Engine, EngineError, EngineOptions, LoadProgress, MAX_CONCURRENT, ModelInfo, Parts};
 use crate::checkpoint::{Checkpoint, Metadata};
-use crate::engine::scheduler::{Limits, MAX_RUNNING};
+use crate::engine::scheduler::Limits;
+use crate::kv::pages_for;
 use crate::layers::Decoder;
 use crate::layers::decoder::{BatchLimits, Placement};
 use crate::layers::rope::RopeSpec;
@@ -30,10 +31,18 @@ const PREFILL_CHUNK: usize = 512;
 /// The same on a GPU: enough for every multiprocessor to have tiles of each product.
 const GPU_PREFILL_CHUNK: usize = 2048;
 
+/// Rows of prompts in a step in which others decode: about the time that a step of many sequences takes
+/// by itself, so that nobody's next token comes much later because somebody came.
+const MIXED_ROWS: usize = 32;
+
+/// The same on a GPU.
+const GPU_MIXED_ROWS: usize = 256;
+
 /// Rows of a step on a GPU when the whole prompt is to be one: a launch counts them in 16 bits.
 const GPU_MAX_ROWS: usize = 32_768;
 
-/// Most rows whose logits are computed in one step; evaluations want those of every row.
+/// Rows whose logits are computed in one step, at most or one for each sequence; evaluations want
+/// those of every row.
 const LOGIT_ROWS: usize = 64;
 
 /// Most CPU threads, as for `runtime.num_cpu_threads`.
@@ -46,6 +55,7 @@ pub(super) fn load(
     let config = &options.config;
     let mut notices = vec![];
     let kv_dtype = kv_dtype(config)?;
+    let sequences = sequences(options)?;
     check_template_name(&options.chat_template)?;
 
     let checkpoint = Checkpoint::open(&options.model)?;
@@ -57,7 +67,8 @@ pub(super) fn load(
     if let Some(gpu) = &gpu {
         notices.extend(check_shape(&spec, kv_dtype, config.runtime.exact, gpu)?);
     }
-    let plan = plan_memory(options, &checkpoint, &spec, kv_dtype, gpu.as_ref())?;
+    let demanded = Demanded { checkpoint: &checkpoint, spec: &spec, kv_dtype, sequences };
+    let plan = plan_memory(options, &demanded, gpu.as_ref())?;
     notices.extend(plan.notices.iter().cloned());
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?.map(Arc::new);
     if let Some(tokenizer) = &tokenizer {
@@ -76,21 +87,27 @@ pub(super) fn load(
         });
     }
     let placements = placements(config, gpu, threads, &plan, spec.layers.len())?;
-    // The kernels of a GPU, and so the rounding, differ by the rows of a step.
-    let rows_matter = plan.device_layers > 0;
+    let num_layers = spec.layers.len();
     let limits = Limits {
         max_seq_len: plan.max_seq_len,
+        max_running: sequences,
         batch_rows: plan.max_batch_rows,
-        logit_rows: LOGIT_ROWS.min(plan.max_batch_rows),
-        prefix_reuse: spec.prefix_reuse() && !(rows_matter && config.runtime.deterministic),
+        mixed_rows: if plan.device_layers == num_layers { GPU_MIXED_ROWS } else { MIXED_ROWS },
+        logit_rows: logit_rows(plan.max_batch_rows, sequences),
+        reserve_tokens: config.runtime.admission_decode_tokens as usize,
+        prefix_reuse: spec.prefix_reuse(),
         rope_switch: spec.ropes.iter().find_map(RopeSpec::switches_at),
+        rope_follows_length: spec
+            .ropes
+            .iter()
+            .any(|rope| rope.depends_on_length() && rope.switches_at().is_none()),
     };
     let device = placements.iter().map(|p| p.ops.name()).collect::<Vec<_>>().join(" and ");
     let info = describe(&checkpoint, family.name, &spec, &plan, device);
-    let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows };
+    let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows, sequences };
     let mut decoder = Decoder::load(&checkpoint, family.name, spec, &placements, batch, progress)?;
-    decoder.allocate_kv(plan.kv_pages, kv_dtype)?;
-    decoder.reserve_sampling(MAX_RUNNING)?;
+    decoder.allocate_kv(plan.kv_pages, pages_for(plan.max_seq_len), kv_dtype)?;
+    decoder.reserve_sampling()?;
     // Weights that were converted on the way may be zeros of a file cut meanwhile.
     checkpoint.check_intact()?;
 
@@ -106,6 +123,7 @@ pub(super) fn load(
         plan,
         notices,
         limits,
+        max_waiting: options.max_waiting,
     };
     Engine::start(model, parts)
 }
@@ -155,7 +173,9 @@ fn placements(
             threads => threads,
         };
         let graphs = config.runtime.cuda_graphs != Toggle::Never;
-        let ops = CudaOps::new(gpu.context, CudaOptions { exact, graphs, threads })?;
+        let deterministic = config.runtime.deterministic;
+        let options = CudaOptions { exact, deterministic, graphs, threads };
+        let ops = CudaOps::new(gpu.context, options)?;
         placements.push(Placement { ops: Arc::new(ops), layers: plan.device_layers });
     }
     if plan.device_layers < num_layers {
@@ -163,6 +183,26 @@ fn placements(
         placements.push(Placement { ops, layers: num_layers - plan.device_layers });
     }
     Ok(placements)
+}
+
+/// Sequences that are computed together.
+fn sequences(options: &EngineOptions) -> Result<usize, EngineError> {
+    let (what, sequences) = match options.config.runtime.max_batch_size {
+        0 => ("--max-concurrent", options.max_concurrent),
+        sequences => ("runtime.max_batch_size =", sequences as usize),
+    };
+    if (1..=MAX_CONCURRENT).contains(&sequences) {
+        return Ok(sequences);
+    }
+    Err(EngineError::Setting {
+        what: format!("{what} {sequences}"),
+        reason: format!("expected 1 to {MAX_CONCURRENT} requests computed together"),
+    })
+}
+
+/// Rows of logits of a step of `rows` rows.
+fn logit_rows(rows: usize, sequences: usize) -> usize {
+    rows.min(LOGIT_ROWS.max(sequences))
 }
 
 fn kv_dtype(config: &Config) -> Result<KvDtype, EngineError> {
@@ -198,17 +238,24 @@ fn prefill_chunk(config: &Config, gpu: bool) -> Result<Option<usize>, EngineErro
     }
 }
 
+/// What memory is planned for.
+struct Demanded<'a> {
+    checkpoint: &'a Checkpoint,
+    spec: &'a DecoderSpec,
+    kv_dtype: KvDtype,
+    sequences: usize,
+}
+
 fn plan_memory(
     options: &EngineOptions,
-    checkpoint: &Checkpoint,
-    spec: &DecoderSpec,
-    kv_dtype: KvDtype,
+    demanded: &Demanded,
     gpu: Option<&Gpu>,
 ) -> Result<MemoryPlan, EngineError> {
     let config = &options.config;
+    let &Demanded { checkpoint, spec, kv_dtype, sequences } = demanded;
     let of_rows = |row_bytes: u64, rows: usize| row_bytes.saturating_mul(rows as u64);
     let layers = |rows| of_rows(spec.stage_row_bytes() + spec.cpu_row_bytes(), rows);
-    let logits = |rows: usize| of_rows(spec.logit_row_bytes(), rows.min(LOGIT_ROWS));
+    let logits = |rows: usize| of_rows(spec.logit_row_bytes(), logit_rows(rows, sequences));
     let room = gpu.map(|gpu| Room {
         shape: model_shape(spec),
         pairs: spec.ropes.iter().map(RopeSpec::pairs).collect(),
@@ -218,19 +265,22 @@ fn plan_memory(
     });
     // Rotations, the logits that samplers read, and what a GPU copies from and to.
     let host_bytes = |rows: usize| {
-        let copies = of_rows(4 * spec.vocab_size as u64, rows.min(LOGIT_ROWS));
+        let copies = of_rows(4 * spec.vocab_size as u64, logit_rows(rows, sequences));
         let staging = room.as_ref().map_or(0, |room| room.host_bytes(rows));
         of_rows(spec.rotation_row_bytes(), rows).saturating_add(copies).saturating_add(staging)
     };
-    let sequence_bytes = |tokens| spec.rotation_table_bytes(tokens);
+    // Rotations, and the numbers of all sequences' pages as a GPU copies them.
+    let sequence_bytes = |tokens| {
+        let pages = room.as_ref().map_or(0, |_| 4 * pages_for(tokens) as u64);
+        spec.rotation_table_bytes(tokens).saturating_add(of_rows(pages, sequences))
+    };
     let kv_heads = vec![spec.kv_shape(); spec.layers.len()];
     let device_layers = |rows| {
         let beside = room.as_ref().map_or(0, |room| room.step_bytes(rows));
         of_rows(spec.stage_row_bytes(), rows).saturating_add(beside)
     };
     let device_logits = |rows: usize| {
-        let (chosen, slots) = (MAX_RUNNING.min(rows), MAX_RUNNING);
-        let limits = SampleLimits { rows: chosen, slots, vocab: spec.vocab_size };
+        let limits = SampleLimits { rows: sequences, slots: sequences, vocab: spec.vocab_size };
         logits(rows).saturating_add(Room::sampling_bytes(&limits))
     };
     let device = match gpu {
@@ -251,6 +301,7 @@ fn plan_memory(
         host_bytes: &host_bytes,
         sequence_bytes: &sequence_bytes,
         prefill_chunk: prefill_chunk(config, gpu.is_some())?,
+        sequences,
         trained_context: spec.context_len,
         max_seq_len: options.max_seq_len.or(from_config(config.runtime.max_seq_len)),
         min_kv_tokens: options.min_kv_tokens,

@@ -13,8 +13,9 @@
 //! | `step` | the thread's loop, and how every way out of it ends every request |
 //! | `handle` | the receiving end; dropping it cancels |
 //!
-//! Every queue is bounded: [`MAX_IN_PROGRESS`] requests, and in each request's channel the events
-//! it can still cause. Nothing here knows HTTP, files of other models, or which device computes.
+//! Every queue is bounded: [`EngineOptions::max_concurrent`] requests run, [`EngineOptions::max_waiting`]
+//! wait, and in each request's channel there is room for the events it can still cause. Nothing here
+//! knows HTTP, files of other models, or which device computes.
 
 mod command;
 mod error;
@@ -64,7 +65,15 @@ pub struct EngineOptions {
     pub min_kv_tokens: Option<usize>,
     /// `auto`, `none` or a built-in name.
     pub chat_template: String,
+    /// Requests that are computed together, 1 to [`MAX_CONCURRENT`]; `runtime.max_batch_size` stands
+    /// above it.
+    pub max_concurrent: usize,
+    /// Requests that wait beside them before others are refused.
+    pub max_waiting: usize,
 }
+
+/// Most requests that are computed together.
+pub const MAX_CONCURRENT: usize = 1024;
 
 /// Told how far loading is.
 pub trait LoadProgress {
@@ -217,8 +226,28 @@ pub enum Health {
     Failed(RequestError),
 }
 
-/// Most requests waiting or running in an engine.
-pub const MAX_IN_PROGRESS: usize = 64;
+/// What an engine is doing and has done, as of its last step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Requests that are computed.
+    pub running: usize,
+    /// Requests that wait for their turn, or again, after a preemption.
+    pub waiting: usize,
+    /// Pages of the KV cache.
+    pub kv_pages: usize,
+    /// Those that running requests hold.
+    pub kv_pages_held: usize,
+    /// Those that nobody holds and that later requests may find their prefix in.
+    pub kv_pages_cached: usize,
+    /// How often a running request gave its pages to an older one.
+    pub preemptions: u64,
+    /// Steps computed.
+    pub steps: u64,
+    /// Rows of all steps: tokens computed.
+    pub rows: u64,
+    /// Prompt tokens that were found in the cache.
+    pub cached_tokens: u64,
+}
 
 /// Sees the logits [vocab_size] of each position of an evaluation.
 pub type Visit = Box<dyn FnMut(usize, &[f32]) + Send>;
@@ -234,6 +263,8 @@ pub struct Engine {
     notices: Vec<String>,
     vocabulary: Text,
     commands: SyncSender<Command>,
+    /// Most requests in progress.
+    limit: usize,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -279,6 +310,15 @@ impl Engine {
         self.shared.in_progress()
     }
 
+    /// Most requests waiting or running.
+    pub fn max_in_progress(&self) -> usize {
+        self.limit
+    }
+    /// What it is doing and has done.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats()
+    }
+
     /// Queues a request.
     ///
     /// # Errors
@@ -295,8 +335,7 @@ impl Engine {
     }
 
     /// Computes the logits of known tokens from an empty cache, and shows those of the positions
-    /// from `first` on, in order: `visit(position, logits [vocab_size])`. Waits for the end, and
-    /// for requests queued before. `visit` runs on the engine thread, and is dropped before this
+    /// from `first` on, in order: `visit(position, logits [vocab_size])`. Waits for the end. `visit` runs on the engine thread, and is dropped before this
     /// returns.
     ///
     /// # Errors
@@ -319,17 +358,30 @@ impl Engine {
 
     /// Starts the thread of a loaded model.
     fn start(model: Box<dyn Model>, parts: Parts) -> Result<Self, EngineError> {
-        let Parts { info, tokenizer, template, vocabulary, plan, notices, limits } = parts;
+        let Parts { info, tokenizer, template, vocabulary, plan, notices, limits, max_waiting } =
+            parts;
         let kv_pages = u32::try_from(plan.kv_pages).expect("the planner bounds them");
         let shared = Arc::new(Shared::default());
         // Room for every request in progress, and for the order to stop.
-        let (commands, receiver) = sync_channel(MAX_IN_PROGRESS + 1);
+        let limit = limits.max_running.saturating_add(max_waiting);
+        let (commands, receiver) = sync_channel(limit.saturating_add(1));
         let scheduler = Scheduler::new(limits, kv_pages);
         let worker = Worker::new(model, info.vocab_size, scheduler, receiver, shared.clone());
         let thread = thread::Builder::new().name("engine".to_owned());
         let thread = Some(thread.spawn(|| worker.run()).map_err(EngineError::Thread)?);
         let (info, vocabulary) = (Arc::new(info), Text(vocabulary));
-        Ok(Self { info, tokenizer, template, plan, notices, vocabulary, commands, shared, thread })
+        Ok(Self {
+            info,
+            tokenizer,
+            template,
+            plan,
+            notices,
+            vocabulary,
+            commands,
+            limit,
+            shared,
+            thread,
+        })
     }
 
     fn sizes(&self) -> Sizes {
@@ -340,12 +392,12 @@ impl Engine {
         if let Health::Failed(error) = self.health() {
             return Err(SubmitError::Unhealthy(error));
         }
-        self.shared.slot(MAX_IN_PROGRESS).ok_or(SubmitError::Busy { limit: MAX_IN_PROGRESS })
+        self.shared.slot(self.limit).ok_or(SubmitError::Busy { limit: self.limit })
     }
 
     fn send(&self, command: Command) -> Result<(), SubmitError> {
         self.commands.try_send(command).map_err(|error| match error {
-            TrySendError::Full(_) => SubmitError::Busy { limit: MAX_IN_PROGRESS },
+            TrySendError::Full(_) => SubmitError::Busy { limit: self.limit },
             TrySendError::Disconnected(_) => SubmitError::Unhealthy(self.ended()),
         })
     }
@@ -376,6 +428,7 @@ struct Parts {
     plan: MemoryPlan,
     notices: Vec<String>,
     limits: Limits,
+    max_waiting: usize,
 }
 
 /// The vocabulary, which has nothing to show for `Debug`.

@@ -1,6 +1,7 @@
 //! What the engine needs of a model and of a vocabulary: seams that let it be tested without
 //! either.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::layers::Decoder;
@@ -11,14 +12,14 @@ use crate::text::{DetokenStream, Tokenizer};
 pub(super) trait Model: Send {
     /// Runs a batch. What comes of it is asked for afterwards, and may report its errors.
     fn forward(&mut self, batch: &Batch) -> Result<(), OpsError>;
-    /// Logits of the last batch: `out` becomes [batch.logit_rows, vocab_size].
-    fn read_logits(&mut self, out: &mut Vec<f32>) -> Result<(), OpsError>;
+    /// Some rows of the last batch's logits: `out` becomes [rows, vocab_size].
+    fn read_logits(&mut self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError>;
     /// Whether [`Model::sample`] may be called.
     fn samples(&self) -> bool {
         false
     }
-    /// Chooses the token after each row of the last batch whose logits were wanted, at most
-    /// [`MAX_RUNNING`](super::scheduler::MAX_RUNNING).
+    /// Chooses the token after each row of the last batch whose logits were wanted, at most one
+    /// for each sequence that may run.
     fn sample(
         &mut self,
         _requests: &[SampleRequest],
@@ -27,7 +28,7 @@ pub(super) trait Model: Send {
         panic!("the model chooses no tokens")
     }
     /// What makes all further results doubtful, such as a model file cut while mapped. Asked
-    /// once a step.
+    /// before results are shown.
     fn fault(&self) -> Option<String> {
         None
     }
@@ -99,8 +100,8 @@ impl Model for MappedDecoder {
     fn forward(&mut self, batch: &Batch) -> Result<(), OpsError> {
         self.decoder.forward(batch)
     }
-    fn read_logits(&mut self, out: &mut Vec<f32>) -> Result<(), OpsError> {
-        self.decoder.read_logits(out)
+    fn read_logits(&mut self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError> {
+        self.decoder.read_logits(rows, out)
     }
     fn samples(&self) -> bool {
         self.decoder.samples()

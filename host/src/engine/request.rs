@@ -94,6 +94,16 @@ impl Generation {
         self.canceller.is_cancelled() || self.events.is_closed()
     }
 
+    /// Most tokens of the answer.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Before the first step in a slot: what the model counts there was another's.
+    pub fn enter_slot(&mut self) {
+        self.sampler.forget_slot();
+    }
+
     /// Before the first step, which finds `cached` prompt tokens computed.
     pub fn begin(&mut self, cached: usize, now: Instant) {
         self.timings.prompt_tokens = self.prompt_len - cached;

@@ -1,24 +1,31 @@
 //! Which tokens are computed next. Pure code: no device, clock, thread or channel.
 //!
 //! ```text
-//! tokens of a sequence:  [0, table.len())   computed, in the cache
-//!                        [table.len(), …)   to be computed: the rest of the prompt, or the token
-//!                                           sampled last
+//! waiting ── room for what it is expected to need ──▶ running ──▶ removed
+//!    ▲                                                   │
+//!    └────── pages ran out: the youngest, in front ──────┘
 //! ```
 //!
-//! Sequences run one at a time, in the order they came. The last one's keys and values stay in
-//! the cache until the next begins, which takes over the prefix they share: a conversation sends
-//! all its earlier turns again.
+//! A step is a batch of all running sequences: one row of each that decodes, and of what the budget
+//! leaves a chunk of each prompt, the oldest first and none without a row. Pages are taken as they
+//! are filled. When there are none, the youngest sequence gives all of its back and waits in front of
+//! the queue; its tokens stay known, and what the cache then lacks is computed again. The oldest
+//! is never preempted, so each ends.
+//!
+//! Full pages are known to all from the step that computed them. A sequence waits for one that is
+//! computing what it begins with, instead of computing the same beside it.
+
+mod sequence;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
-use crate::kv::{PAGE_SIZE, PagePool, PageTable};
+use self::sequence::Sequence;
+use super::EngineStats;
+use crate::kv::{PAGE_SIZE, PagePool};
 use crate::ops::{Batch, Span};
 
-/// Most sequences of a step.
-pub(super) const MAX_RUNNING: usize = 1;
-
-/// Tells sequences apart; never used twice.
+/// Tells sequences apart; never used twice, and the later one is the younger.
 pub(super) type SequenceId = u64;
 
 /// Sizes decided at load.
@@ -26,54 +33,39 @@ pub(super) type SequenceId = u64;
 pub(super) struct Limits {
     /// Most tokens of a sequence.
     pub max_seq_len: usize,
-    /// Most rows of a step.
+    /// Most sequences of a step.
+    pub max_running: usize,
+    /// Most rows of a step, at least one for each sequence.
     pub batch_rows: usize,
-    /// Most rows of a step whose logits are wanted.
+    /// Most rows of prompts in a step in which others decode, or one for each prompt: they wait for it.
+    pub mixed_rows: usize,
+    /// Most rows of a step whose logits are wanted, at least one for each sequence.
     pub logit_rows: usize,
+    /// Tokens that a sequence which begins, or begins again, is expected to generate.
+    pub reserve_tokens: usize,
     /// Whether keys computed for one sequence serve another that begins alike.
     pub prefix_reuse: bool,
     /// Length beyond which all positions are turned by other factors (LongRoPE).
     pub rope_switch: Option<usize>,
+    /// Whether the factors change with each length (dynamic scaling).
+    pub rope_follows_length: bool,
 }
 
-/// A sequence and how far it is.
-#[derive(Debug)]
-struct Sequence {
-    id: SequenceId,
-    tokens: Vec<u32>,
-    prompt_len: usize,
-    /// Logits are wanted from this position on.
-    logits_from: usize,
-    /// Neither takes over a cached prefix nor leaves one.
-    isolated: bool,
-    table: PageTable,
-    /// The length that chooses the RoPE factors, at least.
-    rope_len: usize,
-    /// Whether it was computed again with other factors.
-    recomputed: bool,
-    started: bool,
-    /// Rows of the step being computed.
-    in_flight: usize,
-}
-
-/// What is left of a finished sequence: `tokens[i]` is in `table` for every `i`.
-#[derive(Debug, Default)]
-struct Cached {
-    tokens: Vec<u32>,
-    table: PageTable,
-}
-
-/// A step to be computed, beside its batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a step computes of a sequence, beside its batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     /// The sequence.
     pub id: SequenceId,
-    /// Its place among the sequences that run, below [`MAX_RUNNING`]: its own until it is removed.
+    /// Its place among the sequences that run: its own until it is removed or preempted.
     pub slot: usize,
+    /// Whether the slot was another's, or nobody's, in the step before.
+    pub new_slot: bool,
     /// In its first step: prompt tokens that were in the cache.
     pub cached: Option<usize>,
     /// Position of the first row whose logits are wanted.
     pub first_logits: usize,
+    /// Its part of the batch's logits.
+    pub logits: Range<usize>,
     /// Whether the whole prompt is computed afterwards, and was not before.
     pub ends_prefill: bool,
     /// Whether it computes the sequence's last known token.
@@ -89,167 +81,314 @@ pub(super) enum Leave {
     Nothing,
 }
 
-/// The queue, the running sequence and the page pool.
+/// The queue, the running sequences and the page pool.
 #[derive(Debug)]
 pub(super) struct Scheduler {
     limits: Limits,
     pool: PagePool,
     waiting: VecDeque<Sequence>,
-    running: Option<Sequence>,
-    cached: Cached,
+    /// The oldest first.
+    running: Vec<Sequence>,
+    /// The last is given next.
+    free_slots: Vec<usize>,
+    /// The sequence that there was no room for last, and how much there was.
+    refused: Option<(SequenceId, usize)>,
+    preemptions: u64,
 }
 
 impl Scheduler {
     /// `kv_pages` hold at least one sequence of the longest kind.
     pub fn new(limits: Limits, kv_pages: u32) -> Self {
-        assert!(limits.batch_rows > 0);
-        assert!(limits.logit_rows > 0);
+        assert!(limits.max_running > 0);
+        assert!(limits.batch_rows >= limits.max_running);
+        assert!(limits.logit_rows >= limits.max_running);
         assert!(kv_pages as usize * PAGE_SIZE >= limits.max_seq_len);
-        let pool = PagePool::new(kv_pages);
-        Self { limits, pool, waiting: VecDeque::new(), running: None, cached: Cached::default() }
+        Self {
+            limits,
+            pool: PagePool::new(kv_pages),
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(limits.max_running),
+            free_slots: (0..limits.max_running).rev().collect(),
+            refused: None,
+            preemptions: 0,
+        }
     }
 
-    /// Queues an answer to `prompt`. The caller bounds how many there are.
-    pub fn generate(&mut self, id: SequenceId, prompt: Vec<u32>) {
+    /// Queues an answer of at most `new_tokens` tokens to `prompt`. The caller bounds how many
+    /// there are.
+    pub fn generate(&mut self, id: SequenceId, prompt: Vec<u32>, new_tokens: usize) {
         let last = prompt.len() - 1; // an empty prompt was refused
-        self.queue(id, prompt, last, false);
+        self.queue(Sequence::new(id, prompt, new_tokens, last));
     }
 
     /// Queues the computation of logits for positions from `first` on, from an empty cache.
     pub fn evaluate(&mut self, id: SequenceId, tokens: Vec<u32>, first: usize) {
-        self.queue(id, tokens, first, true);
+        self.queue(Sequence { isolated: true, ..Sequence::new(id, tokens, 0, first) });
     }
 
-    fn queue(&mut self, id: SequenceId, tokens: Vec<u32>, logits_from: usize, isolated: bool) {
-        assert!(!tokens.is_empty());
-        assert!(tokens.len() <= self.limits.max_seq_len);
-        let prompt_len = tokens.len();
-        self.waiting.push_back(Sequence {
-            id,
-            tokens,
-            prompt_len,
-            logits_from,
-            isolated,
-            table: PageTable::default(),
-            rope_len: prompt_len,
-            recomputed: false,
-            started: false,
-            in_flight: 0,
-        });
+    fn queue(&mut self, sequence: Sequence) {
+        assert!(!sequence.tokens.is_empty());
+        assert!(sequence.tokens.len() <= self.limits.max_seq_len);
+        self.waiting.push_back(sequence);
     }
 
-    /// Fills `batch` with the next step; `None` when nothing is queued. The step must be followed
-    /// by [`Scheduler::complete`] or [`Scheduler::remove`].
-    pub fn schedule(&mut self, batch: &mut Batch) -> Option<Step> {
-        if self.running.is_none() {
-            let next = self.waiting.pop_front()?;
-            self.start(next);
-        }
-        let sequence = self.running.as_mut()?;
-        let (first, known) = (sequence.table.len(), sequence.tokens.len());
-        let rows = sequence.rows(&self.limits);
-        let end = first + rows;
-        let reserved = sequence.table.reserve(&mut self.pool, end);
-        assert!(reserved.is_ok(), "the plan gave one sequence all pages it can need");
-        sequence.in_flight = rows;
+    /// Says how many sequences and pages there are of each kind.
+    pub fn observe(&self, stats: &mut EngineStats) {
+        stats.running = self.running.len();
+        stats.waiting = self.waiting.len();
+        stats.kv_pages = self.pool.total();
+        stats.kv_pages_held = self.pool.held();
+        stats.kv_pages_cached = self.pool.cached();
+        stats.preemptions = self.preemptions;
+    }
 
-        let first_logits = sequence.logits_from.max(first);
+    /// Fills `batch` and `steps` with the next step, which is empty when nothing is queued. It must
+    /// be followed by [`Scheduler::complete`].
+    pub fn schedule(&mut self, batch: &mut Batch, steps: &mut Vec<Step>) {
+        self.admit();
+        self.share_rows();
+        self.reserve_pages();
         batch.tokens.clear();
-        batch.tokens.extend_from_slice(&sequence.tokens[first..end]);
-        batch.logit_rows.clear();
-        batch.logit_rows.extend((first_logits..end).map(|position| position - first));
-        let prefill = first < sequence.prompt_len;
         batch.spans.clear();
-        batch.spans.push(Span {
-            first_row: 0,
-            rows,
-            context_len: end,
-            rope_len: sequence.rope_len.max(end),
-            pages: sequence.table.pages().to_vec(),
-        });
-        let cached = (!sequence.started).then_some(first);
-        sequence.started = true;
-        Some(Step {
-            id: sequence.id,
-            slot: 0,
-            cached,
-            first_logits,
-            ends_prefill: prefill && end >= sequence.prompt_len && !sequence.recomputed,
-            ends_tokens: end == known,
-        })
+        batch.logit_rows.clear();
+        steps.clear();
+        // Single rows first: a backend treats them alike.
+        let single = |sequence: &&mut Sequence| sequence.in_flight == 1;
+        self.running.iter_mut().filter(single).for_each(|s| s.put(batch, steps));
+        let chunk = |sequence: &&mut Sequence| sequence.in_flight > 1;
+        self.running.iter_mut().filter(chunk).for_each(|s| s.put(batch, steps));
+        assert!(batch.tokens.len() <= self.limits.batch_rows);
+        assert!(batch.logit_rows.len() <= self.limits.logit_rows);
     }
 
-    /// Gives a sequence the pages it begins with.
-    fn start(&mut self, mut sequence: Sequence) {
-        let Cached { tokens, mut table } = std::mem::take(&mut self.cached);
-        let shared = if sequence.isolated {
-            0
-        } else {
-            // The last token is computed always: its logits are what the prompt is for.
-            let both = tokens.iter().zip(&sequence.tokens[..sequence.prompt_len - 1]);
-            both.take_while(|(a, b)| a == b).count()
-        };
-        table.truncate(&mut self.pool, shared);
-        sequence.table = table;
-        self.running = Some(sequence);
+    /// Lets sequences begin, in the order they came. One that waits for what another is computing is
+    /// passed over; one that waits for room is not.
+    fn admit(&mut self) {
+        let mut at = 0;
+        while self.running.len() < self.limits.max_running && at < self.waiting.len() {
+            if self.has_leader(at) {
+                at += 1;
+                continue;
+            }
+            let Some(mut sequence) = self.waiting.remove(at) else { return };
+            if !self.fits(&mut sequence) {
+                self.waiting.insert(at, sequence);
+                return;
+            }
+            sequence.slot = self.free_slots.pop().expect("a slot for each that may run");
+            let place = self.running.partition_point(|other| other.id < sequence.id);
+            self.running.insert(place, sequence);
+        }
+    }
+
+    /// Whether a running sequence is computing full pages that this one begins with.
+    fn has_leader(&mut self, at: usize) -> bool {
+        let sequence = &mut self.waiting[at];
+        if !self.limits.prefix_reuse || sequence.isolated {
+            return false;
+        }
+        let computes = |other: &Sequence, tokens: usize| other.table.len() < tokens;
+        if let Some((leader, tokens)) = sequence.leader
+            && self.running.iter().any(|other| other.id == leader && computes(other, tokens))
+        {
+            return true;
+        }
+        let leaders = self.running.iter().filter(|other| !other.isolated && other.left() > 1);
+        let mut shared = leaders.map(|other| (other, sequence.shares(other)));
+        let leader = shared.find(|&(other, tokens)| computes(other, tokens));
+        sequence.leader = leader.map(|(other, tokens)| (other.id, tokens));
+        sequence.leader.is_some()
+    }
+
+    /// Gives a sequence the cached pages it begins with, if there is room for what it and all that
+    /// run are expected to need.
+    fn fits(&mut self, sequence: &mut Sequence) -> bool {
+        let expected =
+            |s: &Sequence| s.expected_pages(&self.limits).saturating_sub(s.table.pages().len());
+        let promised: usize = self.running.iter().map(expected).sum();
+        let room = self.pool.available().saturating_sub(promised);
+        if self.refused.is_some_and(|(id, before)| id == sequence.id && room <= before) {
+            return false;
+        }
+        self.refused = None;
+        if self.limits.prefix_reuse && !sequence.isolated {
+            sequence.adopt(&mut self.pool);
+        }
+        // What it took over may have been available before.
+        let left = self.pool.available().saturating_sub(promised);
+        if self.running.is_empty() || expected(sequence) <= left {
+            return true;
+        }
+        sequence.table.retire(&mut self.pool, &sequence.tokens);
+        self.refused = Some((sequence.id, room));
+        false
+    }
+
+    /// Says how many rows each running sequence gets, within the limits of a step.
+    fn share_rows(&mut self) {
+        let count = self.running.len();
+        let mut rows = self.limits.batch_rows;
+        let mut more_logits = self.limits.logit_rows - count;
+        let mut wanted = Vec::with_capacity(count);
+        for sequence in &self.running {
+            let own = sequence.rows(&self.limits, more_logits);
+            more_logits -= sequence.more_logits(own);
+            wanted.push(own);
+        }
+        for sequence in self.running.iter_mut() {
+            sequence.in_flight = 0;
+            if sequence.decodes() {
+                sequence.in_flight = 1;
+                rows -= 1;
+            }
+        }
+        // The oldest gets half of what is left, the next half of the rest, but none nothing; what
+        // some do not need is for the others, in the same order.
+        let mut others = self.running.iter().filter(|s| !s.decodes()).count();
+        if others < count {
+            rows = rows.min(self.limits.mixed_rows.max(others));
+        }
+        for (sequence, &wanted) in self.running.iter_mut().zip(&wanted) {
+            if !sequence.decodes() {
+                others -= 1;
+                let most = if others == 0 { rows } else { rows.div_ceil(2).min(rows - others) };
+                sequence.in_flight = wanted.min(most);
+                rows -= sequence.in_flight;
+            }
+        }
+        for (sequence, &wanted) in self.running.iter_mut().zip(&wanted) {
+            let more = (wanted - sequence.in_flight).min(rows);
+            sequence.in_flight += more;
+            rows -= more;
+        }
+    }
+
+    /// Takes the pages for the rows of each, the oldest first: from the youngest, when there are no
+    /// others.
+    fn reserve_pages(&mut self) {
+        let mut at = 0;
+        while at < self.running.len() {
+            let sequence = &mut self.running[at];
+            let end = sequence.table.len() + sequence.in_flight;
+            if sequence.table.reserve(&mut self.pool, end).is_ok() {
+                at += 1;
+                continue;
+            }
+            let pages = sequence.table.pages().len() + self.pool.available();
+            let room = pages * PAGE_SIZE - sequence.table.len();
+            if at + 1 == self.running.len() && room > 0 {
+                self.running[at].in_flight = room; // fewer than it was to have, and all there are
+            } else {
+                self.preempt_youngest();
+            }
+        }
+        assert!(self.running.iter().all(|sequence| sequence.in_flight > 0));
+    }
+
+    fn preempt_youngest(&mut self) {
+        assert!(self.running.len() > 1, "the plan gave one sequence all pages it can need");
+        let mut sequence = self.running.pop().expect("there are two");
+        sequence.preempted();
+        self.give_back(&mut sequence, Leave::Prefix);
+        self.waiting.push_front(sequence);
+        self.preemptions += 1;
+    }
+
+    /// Returns the pages and the slot of a sequence that does not run any more.
+    fn give_back(&mut self, sequence: &mut Sequence, leave: Leave) {
+        sequence.in_flight = 0;
+        self.free_slots.push(sequence.slot);
+        let pool = &mut self.pool;
+        match leave {
+            Leave::Nothing => sequence.table.forget(pool),
+            Leave::Prefix if self.limits.prefix_reuse && !sequence.isolated => {
+                sequence.table.retire(pool, &sequence.tokens);
+            }
+            Leave::Prefix => sequence.table.release(pool),
+        }
     }
 
     /// Says that the step scheduled last was computed.
     pub fn complete(&mut self) {
-        if let Some(sequence) = &mut self.running {
+        for sequence in &mut self.running {
             sequence.table.advance(std::mem::take(&mut sequence.in_flight));
+            sequence.prefilled |= sequence.table.len() >= sequence.prompt_len;
+            if self.limits.prefix_reuse && !sequence.isolated {
+                sequence.table.share(&mut self.pool, &sequence.tokens);
+            }
         }
         self.check();
     }
 
-    /// Adds a sampled token to the running sequence.
+    /// Adds a sampled token to a running sequence.
     pub fn push(&mut self, id: SequenceId, token: u32) {
-        let sequence = self.running.as_mut().filter(|sequence| sequence.id == id);
-        let sequence = sequence.expect("only the running sequence samples");
+        let sequence = self.running.iter_mut().find(|sequence| sequence.id == id);
+        let sequence = sequence.expect("only a running sequence samples");
         assert!(sequence.tokens.len() < self.limits.max_seq_len);
         sequence.tokens.push(token);
         let len = sequence.tokens.len();
         if self.limits.rope_switch.is_some_and(|switch| len == switch + 1) {
             // What is cached was turned by the factors of shorter sequences.
-            sequence.table.truncate(&mut self.pool, 0);
+            sequence.table.release(&mut self.pool);
             (sequence.rope_len, sequence.logits_from) = (len, len - 1);
-            sequence.recomputed = true;
         }
     }
 
     /// Takes a sequence out, wherever it is.
     pub fn remove(&mut self, id: SequenceId, leave: Leave) {
         self.waiting.retain(|sequence| sequence.id != id);
-        if let Some(mut sequence) = self.running.take_if(|sequence| sequence.id == id) {
-            let keep = leave == Leave::Prefix && self.limits.prefix_reuse && !sequence.isolated;
-            let len = if keep { sequence.table.len() } else { 0 };
-            sequence.table.truncate(&mut self.pool, len);
-            sequence.tokens.truncate(len);
-            self.cached = Cached { tokens: sequence.tokens, table: sequence.table };
+        if let Some(at) = self.running.iter().position(|sequence| sequence.id == id) {
+            let mut sequence = self.running.remove(at);
+            self.give_back(&mut sequence, leave);
         }
         self.check();
     }
 
-    /// Every page is free, held by the running sequence or by the cached prefix.
+    /// Every page is free, cached, or held by running sequences; every slot is free or one's.
     fn check(&self) {
         if cfg!(debug_assertions) {
-            let running = self.running.iter().map(|sequence| &sequence.table);
-            self.pool.check(running.chain([&self.cached.table]));
-            assert_eq!(self.cached.tokens.len(), self.cached.table.len());
+            self.pool.check(self.running.iter().map(|sequence| &sequence.table));
+            assert!(self.waiting.iter().all(|sequence| sequence.table.pages().is_empty()));
+            let mut slots = self.free_slots.clone();
+            slots.extend(self.running.iter().map(|sequence| sequence.slot));
+            slots.sort_unstable();
+            assert!(slots.into_iter().eq(0..self.limits.max_running));
+            assert!(self.running.is_sorted_by(|a, b| a.id < b.id));
         }
     }
 }
 
 impl Sequence {
-    /// Rows of the next step: as many as there are, within both limits.
-    fn rows(&self, limits: &Limits) -> usize {
-        let first = self.table.len();
-        let silent = self.logits_from.saturating_sub(first);
-        let left = self.tokens.len() - first;
-        assert!(left > 0, "a sequence is scheduled only when it has a token to compute");
-        left.min(limits.batch_rows).min(silent.saturating_add(limits.logit_rows))
+    /// Puts the rows in flight into a batch.
+    fn put(&mut self, batch: &mut Batch, steps: &mut Vec<Step>) {
+        let (first, rows) = (self.table.len(), self.in_flight);
+        let end = first + rows;
+        let first_row = batch.tokens.len();
+        batch.tokens.extend_from_slice(&self.tokens[first..end]);
+        let first_logits = self.logits_from.max(first);
+        let before = batch.logit_rows.len();
+        batch.logit_rows.extend((first_logits..end).map(|position| first_row + position - first));
+        batch.spans.push(Span {
+            first_row,
+            rows,
+            context_len: end,
+            rope_len: self.rope_len.max(end),
+            pages: self.table.pages().to_vec(),
+        });
+        steps.push(Step {
+            id: self.id,
+            slot: self.slot,
+            new_slot: !std::mem::replace(&mut self.has_stepped, true),
+            cached: (!std::mem::replace(&mut self.started, true)).then_some(first),
+            first_logits,
+            logits: before..batch.logit_rows.len(),
+            ends_prefill: !self.prefilled && end >= self.prompt_len,
+            ends_tokens: end == self.tokens.len(),
+        });
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

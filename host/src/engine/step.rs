@@ -13,7 +13,7 @@ use super::model::Model;
 use super::request::{Generation, Next, is_distribution};
 use super::scheduler::{Leave, Scheduler, SequenceId, Step};
 use super::{FinishReason, RequestError};
-use crate::ops::{Batch, OpsError, Sampled};
+use crate::ops::{Batch, OpsError, SampleRequest, Sampled};
 
 /// Everything the engine thread owns.
 pub(super) struct Worker {
@@ -25,9 +25,13 @@ pub(super) struct Worker {
     jobs: BTreeMap<SequenceId, Job>,
     next_id: SequenceId,
     batch: Batch,
+    /// What the batch computes, a sequence each.
+    steps: Vec<Step>,
+    /// Logits of one of them.
     logits: Vec<f32>,
     /// Whether the model chooses tokens where it can.
     samples: bool,
+    /// What the model chose, for each row of logits; `NeedsHost` where it did not.
     sampled: Vec<Sampled>,
 }
 
@@ -58,6 +62,7 @@ impl Worker {
             jobs: BTreeMap::new(),
             next_id: 0,
             batch: Batch::default(),
+            steps: vec![],
             logits: vec![],
             sampled: vec![],
         }
@@ -91,6 +96,7 @@ impl Worker {
         while self.take_commands().is_ok() {
             self.end_cancelled();
             self.step()?;
+            self.shared.observe(|stats| self.scheduler.observe(stats));
         }
         Ok(Stopping)
     }
@@ -117,7 +123,7 @@ impl Worker {
         let id = self.next_id;
         let job = match command {
             Command::Generate { prompt, generation } => {
-                self.scheduler.generate(id, prompt);
+                self.scheduler.generate(id, prompt, generation.max_tokens());
                 Job::Generate(generation)
             }
             Command::Evaluate { tokens, first, evaluation } => {
@@ -142,53 +148,109 @@ impl Worker {
         }
     }
 
-    /// Computes one step.
+    /// Computes one step of all sequences that run.
     ///
     /// # Errors
     /// What makes all further results doubtful.
     fn step(&mut self) -> Result<(), RequestError> {
-        let Some(step) = self.scheduler.schedule(&mut self.batch) else { return Ok(()) };
-        let job = self.jobs.get_mut(&step.id).expect("each sequence has its job");
-        if let (Some(cached), Job::Generate(generation)) = (step.cached, job) {
-            generation.begin(cached, Instant::now());
+        self.scheduler.schedule(&mut self.batch, &mut self.steps);
+        if self.steps.is_empty() {
+            return Ok(());
         }
-        let computed = self.compute(&step);
-        // A cut file explains a device's error, so it is asked for first.
-        if let Some(fault) = self.model.fault() {
-            return Err(RequestError::CheckpointDamaged(fault));
-        }
-        let sampled = computed.map_err(|error| RequestError::Device(error.to_string()))?;
+        self.begin_jobs();
+        let computed = self.compute();
+        self.check(computed)?;
         self.scheduler.complete();
-        self.emit(step, sampled);
+        let mut steps = std::mem::take(&mut self.steps);
+        for step in steps.drain(..) {
+            let read = self.read(&step);
+            self.check(read)?;
+            self.emit(step);
+        }
+        self.steps = steps;
         Ok(())
     }
 
-    /// Runs the batch. What the model chose after it, or else its logits, in `self.logits`.
-    fn compute(&mut self, step: &Step) -> Result<Option<Sampled>, OpsError> {
-        self.model.forward(&self.batch)?;
-        self.logits.clear();
-        let rows = self.batch.logit_rows.len();
-        if rows == 0 {
-            return Ok(None);
-        }
-        if self.samples
-            && let Some(Job::Generate(generation)) = self.jobs.get_mut(&step.id)
-            && let Some(request) = generation.sample_request(step.slot)
-        {
-            self.model.sample(&[request], &mut self.sampled)?;
-            match self.sampled[..] {
-                [Sampled::NeedsHost] => {}
-                [sampled] => return Ok(Some(sampled)),
-                _ => panic!("one row was to be sampled"),
+    /// Tells the jobs that begin, and those that were moved, before their first step.
+    fn begin_jobs(&mut self) {
+        let mut cached_tokens = 0;
+        for step in self.steps.iter().filter(|step| step.new_slot) {
+            let job = self.jobs.get_mut(&step.id).expect("each sequence has its job");
+            if let Job::Generate(generation) = job {
+                generation.enter_slot();
+                if let Some(cached) = step.cached {
+                    generation.begin(cached, Instant::now());
+                    cached_tokens += cached;
+                }
             }
         }
-        self.model.read_logits(&mut self.logits)?;
-        assert_eq!(self.logits.len(), rows * self.vocab_size);
-        Ok(None)
+        self.shared.observe(|stats| {
+            stats.steps += 1;
+            stats.rows += self.batch.tokens.len() as u64;
+            stats.cached_tokens += cached_tokens as u64;
+            self.scheduler.observe(stats);
+        });
+    }
+
+    /// What a failure of the backend means.
+    fn check(&self, result: Result<(), OpsError>) -> Result<(), RequestError> {
+        // A cut file explains a device's error, so it is asked for first.
+        match self.model.fault() {
+            Some(fault) => Err(RequestError::CheckpointDamaged(fault)),
+            None => result.map_err(|error| RequestError::Device(error.to_string())),
+        }
+    }
+
+    /// Runs the batch, and lets the model choose where it can: `self.sampled` afterwards.
+    fn compute(&mut self) -> Result<(), OpsError> {
+        self.model.forward(&self.batch)?;
+        let rows = self.batch.logit_rows.len();
+        self.sampled.clear();
+        self.sampled.resize(rows, Sampled::NeedsHost);
+        // Rows of an evaluation are read, all of them, and then reading the others costs little.
+        let has_one_row = |step: &Step| step.logits.len() <= 1;
+        if rows == 0 || !self.samples || !self.steps.iter().all(has_one_row) {
+            return Ok(());
+        }
+        let mut requests: Vec<Option<SampleRequest>> = vec![None; rows];
+        let row_of = |id| {
+            let step = self.steps.iter().find(|step| step.id == id)?;
+            step.ends_tokens.then_some((step.logits.start, step.slot))
+        };
+        for (&id, job) in &mut self.jobs {
+            if let (Some((row, slot)), Job::Generate(generation)) = (row_of(id), job) {
+                requests[row] = generation.sample_request(slot);
+            }
+        }
+        if requests.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        // A choice for a row that the host chooses for is made for nothing.
+        let all: Vec<_> = requests.iter().map(|r| r.unwrap_or(SampleRequest::GREEDY)).collect();
+        self.model.sample(&all, &mut self.sampled)?;
+        assert_eq!(self.sampled.len(), rows);
+        for (sampled, request) in self.sampled.iter_mut().zip(&requests) {
+            if request.is_none() {
+                *sampled = Sampled::NeedsHost;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the logits that a step's job has to see.
+    fn read(&mut self, step: &Step) -> Result<(), OpsError> {
+        self.logits.clear();
+        let chosen = self.sampled[step.logits.clone()].iter().all(|s| *s != Sampled::NeedsHost);
+        if chosen || !self.jobs.contains_key(&step.id) {
+            return Ok(());
+        }
+        self.model.read_logits(step.logits.clone(), &mut self.logits)?;
+        assert_eq!(self.logits.len(), step.logits.len() * self.vocab_size);
+        Ok(())
     }
 
     /// Gives the results of a step to its job.
-    fn emit(&mut self, step: Step, sampled: Option<Sampled>) {
+    fn emit(&mut self, step: Step) {
         let now = Instant::now();
         let outcome = match self.jobs.get_mut(&step.id) {
             Some(Job::Generate(generation)) => {
@@ -196,9 +258,9 @@ impl Worker {
                 match done {
                     Some(reason) => Next::Done(reason),
                     None if !step.ends_tokens => return, // more of the prompt follows
-                    None => match sampled {
-                        Some(sampled) => generation.next_sampled(sampled),
-                        None => generation.next(&mut self.logits),
+                    None => match self.sampled[step.logits.start] {
+                        Sampled::NeedsHost => generation.next(&mut self.logits),
+                        sampled => generation.next_sampled(sampled),
                     },
                 }
             }

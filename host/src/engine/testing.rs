@@ -2,13 +2,14 @@
 //! pages that it was given: a page that is wrong, stale or shared changes the answer.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::model::{Model, TextStream, Vocabulary};
-use super::scheduler::{Limits, MAX_RUNNING};
+use super::scheduler::Limits;
 use super::{Engine, Event, FinishReason, ModelInfo, Parts, Request, RequestHandle, Timings};
 use crate::kv::{PAGE_SIZE, pages_for};
 use crate::ops::cuda::Emulated;
@@ -45,6 +46,9 @@ pub(super) enum Samples {
 /// How to make an engine for a test.
 pub(super) struct Setup {
     pub limits: Limits,
+    /// Pages of the cache; `None` takes those of one sequence of the longest kind.
+    pub kv_pages: Option<usize>,
+    pub max_waiting: usize,
     /// `next(position)` is the favourite after that position, instead of the hash's.
     pub next: Option<fn(usize) -> u32>,
     /// What to do in step `n`.
@@ -60,11 +64,17 @@ impl Default for Setup {
         Self {
             limits: Limits {
                 max_seq_len: 200,
+                max_running: 1,
                 batch_rows: 20,
+                mixed_rows: 12,
                 logit_rows: 7,
+                reserve_tokens: 8,
                 prefix_reuse: true,
                 rope_switch: None,
+                rope_follows_length: false,
             },
+            kv_pages: None,
+            max_waiting: 63,
             next: None,
             act: Box::new(|_| Act::Compute),
             gated: false,
@@ -93,7 +103,8 @@ impl Setup {
         let damaged = Arc::new(AtomicBool::new(false));
         let reads = Arc::new(AtomicUsize::new(0));
         let limits = self.limits;
-        let sizes = SampleLimits { rows: MAX_RUNNING, slots: MAX_RUNNING, vocab: VOCAB_SIZE };
+        let sizes =
+            SampleLimits { rows: limits.max_running, slots: limits.max_running, vocab: VOCAB_SIZE };
         let model = FakeModel {
             cells: HashMap::new(),
             limits,
@@ -128,17 +139,20 @@ impl Setup {
             host_bytes: &|_| 0,
             sequence_bytes: &|_| 0,
             prefill_chunk: Some(limits.batch_rows),
+            sequences: 1,
             trained_context: limits.max_seq_len,
             max_seq_len: Some(limits.max_seq_len),
             min_kv_tokens: None,
-            kv_pages: None,
+            kv_pages: self.kv_pages,
             free_bytes: None,
             device: None,
         })
         .unwrap();
         let vocabulary = self.has_text.then(|| Arc::new(Letters) as Arc<dyn Vocabulary>);
         let (tokenizer, template, notices) = (None, None, vec![]);
-        let parts = Parts { info, tokenizer, template, vocabulary, plan, notices, limits };
+        let max_waiting = self.max_waiting;
+        let parts =
+            Parts { info, tokenizer, template, vocabulary, plan, notices, limits, max_waiting };
         let engine = Engine::start(Box::new(model), parts).unwrap();
         Bench { engine, gate, steps, damaged, reads }
     }
@@ -179,6 +193,7 @@ impl Model for FakeModel {
         for span in &batch.spans {
             assert!(span.context_len <= self.limits.max_seq_len);
             assert!(span.rope_len >= span.context_len);
+            assert!(batch.spans.len() <= self.limits.max_running);
             assert_eq!(span.pages.len(), pages_for(span.context_len));
             let cell = |p: usize| (span.pages[p / PAGE_SIZE], p % PAGE_SIZE);
             let first = span.context_len - span.rows;
@@ -205,9 +220,10 @@ impl Model for FakeModel {
         Ok(())
     }
 
-    fn read_logits(&mut self, out: &mut Vec<f32>) -> Result<(), OpsError> {
+    fn read_logits(&mut self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        out.clone_from(&self.logits);
+        out.clear();
+        out.extend_from_slice(&self.logits[rows.start * VOCAB_SIZE..rows.end * VOCAB_SIZE]);
         Ok(())
     }
 
@@ -233,11 +249,11 @@ impl Model for FakeModel {
     }
 }
 
-fn mix(position: u64, token: u32) -> u64 {
+pub(super) fn mix(position: u64, token: u32) -> u64 {
     combine(position.wrapping_mul(0x9E37_79B9_7F4A_7C15), u64::from(token) + 1)
 }
 
-fn combine(state: u64, value: u64) -> u64 {
+pub(super) fn combine(state: u64, value: u64) -> u64 {
     let x = (state.rotate_left(17) ^ value).wrapping_mul(0xD6E8_FEB8_6659_FD93);
     x ^ (x >> 32)
 }

@@ -11,6 +11,7 @@ use super::testing::{
     text_of,
 };
 use super::*;
+use crate::kv::PAGE_SIZE;
 
 /// A prompt of `len` tokens that no other length or kind begins with.
 fn prompt(kind: u32, len: usize) -> Vec<u32> {
@@ -61,6 +62,8 @@ fn a_conversation_finds_its_earlier_turns_and_answers_as_if_it_had_not() {
     let shared = 40;
     let branch: Vec<u32> = conversation[..shared].iter().copied().chain([25; 9]).collect();
     let shared = shared + conversation[shared..].iter().take_while(|&&id| id == 25).count();
+    // Of a page that is full, all is taken over or nothing.
+    let shared = shared / PAGE_SIZE * PAGE_SIZE;
     for (prompt, cached) in [(&branch, shared), (&branch, branch.len() - 1), (&vec![20; 50], 0)] {
         let answer = bench.answer(request(prompt, 10));
         assert_eq!((answer.cached, answer.tokens), (Some(cached), reference_answer(prompt, 10)));
@@ -370,16 +373,18 @@ fn dropping_the_handle_frees_the_slot() {
 #[test]
 fn a_full_engine_is_busy_and_recovers() {
     let bench = Setup { gated: true, ..Setup::default() }.start();
+    let limit = bench.engine.max_in_progress();
+    assert_eq!(limit, 64, "one that runs and 63 that wait");
     let submit = || bench.engine.submit(request(&prompt(0, 5), 1));
-    let handles: Vec<_> = (0..MAX_IN_PROGRESS).map(|_| submit().unwrap()).collect();
-    assert_eq!(submit().unwrap_err(), SubmitError::Busy { limit: MAX_IN_PROGRESS });
+    let handles: Vec<_> = (0..limit).map(|_| submit().unwrap()).collect();
+    assert_eq!(submit().unwrap_err(), SubmitError::Busy { limit });
     bench.permit(1);
     let mut handles = handles.into_iter();
     assert_eq!(read(handles.next().unwrap()).tokens.len(), 1);
     // Its slot was free before its end was told.
     let late = submit().unwrap();
     assert!(submit().is_err());
-    bench.permit(MAX_IN_PROGRESS);
+    bench.permit(limit);
     assert!(handles.chain([late]).all(|handle| read(handle).tokens.len() == 1));
     assert_eq!(bench.engine.in_progress(), 0);
 }
@@ -411,6 +416,84 @@ fn a_nan_ends_its_request_alone_and_is_no_prefix() {
         assert_eq!(failed.tokens, reference_answer(&prompt, 2));
         let answer = read(second);
         assert_eq!((answer.cached, answer.tokens), (Some(0), reference_answer(&prompt, 5)));
+        assert_eq!(bench.engine.health(), Health::Ready);
+    }
+}
+
+/// An engine that computes several at once, with room for few tokens of each.
+fn together(streams: usize, pages: usize, samples: Samples) -> Setup {
+    let mut setup = Setup { kv_pages: Some(pages), max_waiting: 100, samples, ..Setup::default() };
+    setup.limits.max_running = streams;
+    setup.limits.batch_rows = streams + 20;
+    setup.limits.logit_rows = streams + 3;
+    setup
+}
+
+/// Requests of all kinds, some of which begin alike.
+fn mixed_request(i: usize) -> Request {
+    let mut request = request(&prompt(i as u32 % 3, 1 + i * 7 % 90), 3 + i % 20);
+    request.sampling.seed = Some(i as u64);
+    match i % 5 {
+        0 => {}
+        1 => request.sampling.temperature = 1.1,
+        2 => (request.sampling.temperature, request.sampling.repeat_penalty) = (0.8, 1.4),
+        3 => {
+            request.sampling.presence_penalty = 0.7;
+            request.sampling.repeat_last_n = 9;
+        }
+        _ => request.logprobs = Some(3), // the host chooses
+    }
+    Request { ignore_eos: i.is_multiple_of(2), ..request }
+}
+
+#[test]
+fn many_at_once_get_what_each_gets_alone() {
+    let alone: Vec<_> = (0..64)
+        .map(|i| {
+            let answer = Setup::default().start().answer(mixed_request(i));
+            (answer.tokens, answer.text, answer.logprobs)
+        })
+        .collect();
+    for samples in [Samples::Host, Samples::Model, Samples::ModelAtTimes] {
+        for (streams, pages) in [(8, 13), (64, 400), (64, 30)] {
+            let bench = together(streams, pages, samples).start();
+            let submit = |i| bench.engine.submit(mixed_request(i)).unwrap();
+            let handles: Vec<_> = (0..64).map(submit).collect();
+            let evaluated = prompt(8, 50);
+            let (sender, rows) = mpsc::channel();
+            let visit = move |_: usize, logits: &[f32]| sender.send(logits.to_vec()).unwrap();
+            bench.engine.evaluate(evaluated.clone(), 30, Box::new(visit)).unwrap();
+            assert!(rows.iter().eq(reference_logits(&evaluated).into_iter().skip(30)));
+            for (i, handle) in handles.into_iter().enumerate() {
+                let answer = read(handle);
+                let found = (answer.tokens, answer.text, answer.logprobs);
+                assert!(found == alone[i], "{samples:?}, {streams} streams, {pages} pages, {i}");
+            }
+            let stats = bench.engine.stats();
+            assert!(stats.cached_tokens > 0, "{stats:?}");
+            assert_eq!(stats.preemptions > 0, pages == 13, "{stats:?}");
+        }
+    }
+}
+
+#[test]
+fn a_nan_in_a_batch_ends_one_request() {
+    for samples in [Samples::Host, Samples::Model] {
+        // The fifth span computed is the second step's second.
+        let act = |step| if (6..8).contains(&step) { Act::Logit(f32::NAN) } else { Act::Compute };
+        let bench = Setup { act: Box::new(act), gated: true, ..together(2, 40, samples) }.start();
+        let prompts = [prompt(1, 5), prompt(2, 6)];
+        let handles: Vec<_> =
+            prompts.iter().map(|p| bench.engine.submit(request(p, 12)).unwrap()).collect();
+        bench.permit(100);
+        let answers: Vec<_> = handles.into_iter().map(read).collect();
+        let failed = answers.iter().filter(|answer| answer.end.is_err()).count();
+        assert_eq!(failed, 1, "{answers:?}");
+        for (answer, prompt) in answers.iter().zip(&prompts) {
+            let expected = reference_answer(prompt, 12);
+            assert!(expected.starts_with(&answer.tokens));
+            assert!(answer.end.is_err() || answer.tokens == expected);
+        }
         assert_eq!(bench.engine.health(), Health::Ready);
     }
 }

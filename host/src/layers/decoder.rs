@@ -3,6 +3,7 @@
 //! A stage is a run of layers on one device with its own scratch and key-value pool; the hidden
 //! state crosses devices only between stages.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::rope::RopeSpec;
@@ -71,6 +72,8 @@ pub struct BatchLimits {
     pub rows: usize,
     /// Most rows whose logits are wanted at once.
     pub logit_rows: usize,
+    /// Most sequences of a step.
+    pub sequences: usize,
 }
 
 /// Layers that run on one backend, which serves no other decoder.
@@ -137,18 +140,23 @@ impl Decoder {
         &self.spec
     }
 
-    /// Makes the key-value pools.
+    /// Makes the key-value pools, of `pages` pages, for sequences of up to `sequence_pages`.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn allocate_kv(&mut self, pages: usize, dtype: KvDtype) -> Result<(), OpsError> {
+    pub fn allocate_kv(
+        &mut self,
+        pages: usize,
+        sequence_pages: usize,
+        dtype: KvDtype,
+    ) -> Result<(), OpsError> {
         let shape = self.spec.kv_shape();
         let limits = StepLimits {
             rows: self.limits.rows,
             logit_rows: self.limits.logit_rows,
-            // Each sequence has a row.
-            spans: self.limits.rows,
-            pages,
+            spans: self.limits.sequences,
+            // Those that several sequences share are named by each.
+            pages: self.limits.sequences.saturating_mul(sequence_pages),
             pairs: self.spec.ropes.iter().map(RopeSpec::pairs).collect(),
         };
         for stage in &mut self.stages {
@@ -160,13 +168,13 @@ impl Decoder {
         Ok(())
     }
 
-    /// Makes room for choosing the tokens of `sequences` sequences at once, where the backend of the
-    /// logits can.
+    /// Makes room for choosing the tokens of all sequences of a step, where the backend of the logits
+    /// can.
     ///
     /// # Errors
     /// `OutOfMemory`.
-    pub fn reserve_sampling(&mut self, sequences: usize) -> Result<(), OpsError> {
-        let (rows, slots) = (sequences.min(self.limits.logit_rows), sequences);
+    pub fn reserve_sampling(&mut self) -> Result<(), OpsError> {
+        let (rows, slots) = (self.limits.sequences, self.limits.sequences);
         let limits = SampleLimits { rows, slots, vocab: self.spec.vocab_size };
         self.samples = self.head().0.reserve_sampling(&limits)?;
         Ok(())
@@ -202,13 +210,14 @@ impl Decoder {
         Ok(())
     }
 
-    /// Logits of the last batch: `out` becomes [batch.logit_rows, vocab_size].
+    /// Some rows of the last batch's logits, in the order of `batch.logit_rows`: `out` becomes
+    /// [rows, vocab_size].
     ///
     /// # Errors
     /// What the device reports, of the batch too.
-    pub fn read_logits(&self, out: &mut Vec<f32>) -> Result<(), OpsError> {
+    pub fn read_logits(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError> {
         let (ops, head) = self.head();
-        ops.read(&head.logits, out)
+        ops.read_rows(&head.logits, rows, out)
     }
 
     /// Chooses the token after each of the rows of the last batch whose logits were wanted;
@@ -385,7 +394,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny").join(model);
         let checkpoint = Checkpoint::open(&path).unwrap();
         let (family, spec) = describe(&checkpoint, &config::RopeOverride::default()).unwrap();
-        let limits = BatchLimits { rows: ROWS, logit_rows: 1 };
+        let limits = BatchLimits { rows: ROWS, logit_rows: 1, sequences: 1 };
         let place = |&layers| Placement { ops: Arc::new(CpuOps::new(1, true)), layers };
         let placements: Vec<_> = layers.iter().map(place).collect();
         Decoder::load(&checkpoint, family.name, spec, &placements, limits, &mut Silent).unwrap()
@@ -393,14 +402,14 @@ mod tests {
 
     /// Logits after a prompt of four tokens and one more.
     fn run(decoder: &mut Decoder) -> Vec<f32> {
-        decoder.allocate_kv(1, KvDtype::F32).unwrap();
+        decoder.allocate_kv(1, 1, KvDtype::F32).unwrap();
         let (mut all, mut logits) = (vec![], vec![]);
         for (tokens, context_len) in [(vec![1, 501, 7, 20], 4), (vec![300], 5)] {
             let rows = tokens.len();
             let span = Span { first_row: 0, rows, context_len, rope_len: 5, pages: vec![0] };
             let batch = Batch { tokens, spans: vec![span], logit_rows: vec![rows - 1] };
             decoder.forward(&batch).unwrap();
-            decoder.read_logits(&mut logits).unwrap();
+            decoder.read_logits(0..1, &mut logits).unwrap();
             all.append(&mut logits);
         }
         all

@@ -106,7 +106,7 @@ fn load(bytes: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
     let checkpoint = Checkpoint::from_gguf(Path::new("model.gguf"), Bytes::owned(bytes))?;
     let (family, spec) = describe(&checkpoint, &config::RopeOverride::default())?;
     let ops = Arc::new(CpuOps::new(1, true));
-    let limits = BatchLimits { rows: 4, logit_rows: 1 };
+    let limits = BatchLimits { rows: 4, logit_rows: 1, sequences: 1 };
     let all = [Placement { ops, layers: spec.layers.len() }];
     Decoder::load(&checkpoint, family.name, spec, &all, limits, &mut Silent)?;
     Ok(())

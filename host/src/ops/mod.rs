@@ -16,6 +16,8 @@ mod sample;
 mod step;
 mod tensor;
 
+use std::ops::Range;
+
 use gpu_kernels::formats::Format;
 
 pub use self::sample::{MAX_BIASES, SampleLimits, SampleRequest, Sampled, Window};
@@ -164,7 +166,12 @@ pub trait Ops: Send + Sync {
     }
 
     /// Copies the rows in use to the host, `[rows · cols]`.
-    fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), OpsError>;
+    fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), OpsError> {
+        self.read_rows(x, 0..x.rows(), out)
+    }
+    /// Copies some of the rows in use to the host, `[rows · cols]`.
+    fn read_rows(&self, x: &Tensor, rows: Range<usize>, out: &mut Vec<f32>)
+    -> Result<(), OpsError>;
     /// Copies rows from the host.
     fn write(&self, x: &mut Tensor, rows: usize, values: &[f32]) -> Result<(), OpsError>;
 }

@@ -27,6 +27,12 @@ pub struct SampleRequest<'a> {
     pub window: Option<Window<'a>>,
 }
 
+impl SampleRequest<'_> {
+    /// The best token of the logits as they are.
+    pub const GREEDY: Self =
+        SampleRequest { row: SampleRow::plain(0.0, 0.0), biases: &[], window: None };
+}
+
 /// What changed in a sequence's window of tokens since it was last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window<'a> {

@@ -71,9 +71,11 @@ impl Cost<'_> {
         token_bytes.saturating_mul((pages_for(tokens) * PAGE_SIZE) as u64)
     }
 
-    /// Rows of the largest step of a sequence of `max_seq_len`.
+    /// Rows of the largest step of sequences of `max_seq_len`: one of each at least.
     pub fn rows(&self, max_seq_len: usize) -> usize {
-        self.demand.prefill_chunk.unwrap_or(max_seq_len).clamp(1, max_seq_len)
+        let sequences = self.demand.sequences;
+        let chunk = self.demand.prefill_chunk.unwrap_or(max_seq_len);
+        chunk.min(max_seq_len.saturating_mul(sequences)).max(sequences)
     }
 
     pub fn activations(&self, place: Place, max_seq_len: usize) -> u64 {
@@ -154,6 +156,24 @@ impl Cost<'_> {
             self.check(floor, floor)?;
         }
         Ok(fitting.max(floor))
+    }
+
+    /// Tokens of a cache for all sequences: what one of `max_seq_len` needs, more when it is in the
+    /// share of an automatic cache.
+    pub fn auto_capacity(&self, max_seq_len: usize) -> usize {
+        let least = max_seq_len.max(self.demand.min_kv_tokens.unwrap_or(0));
+        let wanted = max_seq_len.saturating_mul(self.demand.sequences).min(MAX_TOKENS);
+        if wanted <= least {
+            return least;
+        }
+        let fitting = largest(wanted, |tokens| {
+            let within = |&place: &Place| {
+                let budget = self.auto_budget(place);
+                budget.is_none_or(|budget| self.context(place, tokens, max_seq_len) <= budget)
+            };
+            self.places().iter().all(within)
+        });
+        least.max(fitting)
     }
 
     /// What an automatic context may take; `None` is without limit.

@@ -58,6 +58,8 @@ pub struct Demand<'a> {
     pub sequence_bytes: &'a dyn Fn(usize) -> u64,
     /// Rows of a prefill step; `None` takes a whole prompt in one.
     pub prefill_chunk: Option<usize>,
+    /// Sequences that are computed together, at least one.
+    pub sequences: usize,
     /// Positions the model was trained for.
     pub trained_context: usize,
     /// Longest sequence asked for; `None` is automatic.
@@ -187,7 +189,8 @@ pub struct MemoryPlan {
 /// An automatic context is the smallest of the trained one, [`AUTO_CONTEXT_CEILING`] and what
 /// [`AUTO_KV_PERCENT`] of the memory beside the weights hold, [`AUTO_DEVICE_KV_PERCENT`] on a
 /// device. A size that was asked for may take all memory, and neither it nor a number of layers is
-/// ever cut.
+/// ever cut. The cache holds one sequence of that length, and as much of one for each sequence that is
+/// computed beside it as the same share holds.
 ///
 /// # Errors
 /// `OutOfMemory` with the numbers and the flag that helps; `Impossible` for zero.
@@ -204,7 +207,7 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
     };
     let capacity = match demand.kv_pages {
         Some(pages) => pages * PAGE_SIZE, // both numbers asked for are within, which was checked
-        None => max_seq_len.max(demand.min_kv_tokens.unwrap_or(0)),
+        None => cost.auto_capacity(max_seq_len),
     };
     cost.check(capacity, max_seq_len)?;
 

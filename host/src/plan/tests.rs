@@ -27,6 +27,7 @@ fn demand<'a>() -> Demand<'a> {
         host_bytes: &|rows| rows as u64 * 256,
         sequence_bytes: &|_| 0,
         prefill_chunk: Some(512),
+        sequences: 1,
         trained_context: 8192,
         max_seq_len: None,
         min_kv_tokens: None,
@@ -136,6 +137,26 @@ fn beyond_the_trained_context_is_allowed_and_said() {
     let plan = plan(&Demand { max_seq_len: Some(10_000), ..demand() }).unwrap();
     assert_eq!(plan.max_seq_len, 10_000);
     assert!(plan.notices[0].contains("beyond the 8192"), "{:?}", plan.notices);
+}
+
+#[test]
+fn the_cache_holds_what_is_computed_together_as_far_as_the_share_goes() {
+    let many = Demand { sequences: 4, ..demand() };
+    let roomy = plan(&many).unwrap();
+    assert_eq!((roomy.max_seq_len, roomy.kv_pages, roomy.max_batch_rows), (8192, 4 * 512, 512));
+    // As where an automatic context takes its share: 7616 tokens.
+    let tight = Demand { free_bytes: Some(GIB + 100 * MIB), max_seq_len: Some(4000), ..many };
+    let some = plan(&tight).unwrap();
+    assert_eq!((some.max_seq_len, some.kv_pages), (4000, 7616 / 16));
+    // One of the longest kind may take all.
+    let long = plan(&Demand { max_seq_len: Some(12_000), ..tight }).unwrap();
+    assert_eq!((long.max_seq_len, long.kv_pages), (12_000, 750));
+    let small = plan(&Demand { prefill_chunk: Some(2), ..many }).unwrap();
+    assert_eq!(small.max_batch_rows, 4, "one row of each");
+    let short = plan(&Demand { max_seq_len: Some(100), ..many }).unwrap();
+    assert_eq!((short.max_batch_rows, short.kv_pages), (400, 25));
+    let asked = plan(&Demand { kv_pages: Some(600), ..many }).unwrap();
+    assert_eq!(asked.kv_pages, 600);
 }
 
 #[test]
@@ -327,7 +348,7 @@ proptest! {
         small in any::<bool>(),
         (heads, head_dim, layers) in (any::<usize>(), any::<usize>(), 0usize..5),
         row_bytes in any::<u64>(),
-        chunk in prop::option::of(any::<usize>()),
+        (chunk, sequences) in (prop::option::of(any::<usize>()), 1usize..2000),
         trained_context in any::<usize>(),
         max_seq_len in prop::option::of(any::<usize>()),
         min_kv_tokens in prop::option::of(any::<usize>()),
@@ -354,6 +375,7 @@ proptest! {
             host_bytes: &cost,
             sequence_bytes: &cost,
             prefill_chunk: chunk,
+            sequences,
             trained_context,
             max_seq_len,
             min_kv_tokens,
@@ -370,7 +392,8 @@ proptest! {
             Ok(plan) => {
                 prop_assert!(plan.max_seq_len >= 1);
                 prop_assert!(plan.kv_pages * PAGE_SIZE >= plan.max_seq_len);
-                prop_assert!(plan.max_batch_rows >= 1 && plan.max_batch_rows <= plan.max_seq_len);
+                let most = plan.max_seq_len.saturating_mul(sequences);
+                prop_assert!((sequences..=most).contains(&plan.max_batch_rows));
                 prop_assert!(max_seq_len.is_none_or(|asked| asked == plan.max_seq_len));
                 prop_assert!(free.is_none_or(|free| plan.host_bytes() <= free));
                 let asked = device.map_or(0, |(_, asked)| asked.unwrap_or(layers).min(layers));

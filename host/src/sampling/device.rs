@@ -79,6 +79,13 @@ impl DeviceChain {
         (self.biases.len() <= MAX_BIASES).then_some(self)
     }
 
+    /// The device has counted nothing for this sequence.
+    pub fn forget_slot(&mut self) {
+        if let Some(counted) = &mut self.counted {
+            counted.range = None;
+        }
+    }
+
     /// How the token after `history` is chosen.
     pub fn request<'a>(
         &'a mut self,

@@ -208,6 +208,13 @@ impl Sampler {
         Some(device.request(&self.history, uniform, slot))
     }
 
+    /// Says that the slot of the next request is another one, or was used by another sequence since.
+    pub fn forget_slot(&mut self) {
+        if let Some(device) = &mut self.device {
+            device.forget_slot();
+        }
+    }
+
     /// Takes a token that the device chose.
     pub fn accept_drawn(&mut self, token: u32) {
         if !self.is_greedy() {

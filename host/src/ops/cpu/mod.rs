@@ -287,9 +287,14 @@ impl Ops for CpuOps {
         Ok(())
     }
 
-    fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), OpsError> {
+    fn read_rows(
+        &self,
+        x: &Tensor,
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), OpsError> {
         out.clear();
-        out.extend_from_slice(x.host_rows());
+        out.extend_from_slice(&x.host_rows()[rows.start * x.cols..rows.end * x.cols]);
         Ok(())
     }
 

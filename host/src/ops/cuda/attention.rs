@@ -171,20 +171,36 @@ pub fn attend(
     if kv.dtype == KvDtype::F32 {
         return ops.launch((exact::ATTN_EXACT_F32, exact::launch(shape, rows as u32)), &params);
     }
-    let longest = step.batch.spans.iter().map(|span| span.rows).max().unwrap_or(0);
-    if longest <= DECODE_ROWS && rows <= MAX_DECODE_ROWS && decode::supports(shape) {
-        let splits = decode::splits(shape, rows as u32, ops.multiprocessors());
-        let launch = decode::launch(shape, rows as u32, splits);
-        let entry = decode::entry(shape);
-        return Ok(ops.stream.launch(entry, launch, &AttendParams { splits, ..params })?);
+    let spans = &step.batch.spans;
+    // Spans of few rows come first in a batch.
+    let short = match ops.precision.deterministic {
+        false => spans.iter().take_while(|span| span.rows <= DECODE_ROWS).count(),
+        true => 0, // how a row's keys are split follows from the number of rows
+    };
+    let short_rows = spans[..short].iter().map(|span| span.rows).sum::<usize>();
+    let (mut first_row, mut first_span) = (0, 0);
+    if (1..=MAX_DECODE_ROWS).contains(&short_rows) && decode::supports(shape) {
+        let splits = decode::splits(shape, short_rows as u32, ops.multiprocessors());
+        let launch = decode::launch(shape, short_rows as u32, splits);
+        let params = AttendParams { splits, ..params };
+        ops.stream.launch(decode::entry(shape), launch, &params)?;
+        (first_row, first_span) = (short_rows, short);
     }
+    let Some(longest) = spans[first_span..].iter().map(|span| span.rows).max() else {
+        return Ok(());
+    };
+    let params =
+        AttendParams { first_row: first_row as u32, first_span: first_span as u32, ..params };
     let forms = out.device().forms(rows);
     if prefill::supports(shape, forms.planes) {
         // Two large CTAs fit where a multiprocessor has more shared memory than one CTA may take.
-        let small = longest <= 64 || ops.context.device().shared_bytes_per_cta < 128 << 10;
+        let small = longest <= 64
+            || ops.context.device().shared_bytes_per_cta < 128 << 10
+            || ops.precision.deterministic;
         let variant = prefill::Variant::of(shape, small);
-        let launch = variant.launch(shape, step.batch.spans.len() as u32, longest as u32);
+        let launch = variant.launch(shape, (spans.len() - first_span) as u32, longest as u32);
         return Ok(ops.stream.launch(variant.entry, launch, &params)?);
     }
-    ops.launch((exact::ATTN_EXACT_F16, exact::launch(shape, rows as u32)), &params)
+    let launch = exact::launch(shape, (rows - first_row) as u32);
+    ops.launch((exact::ATTN_EXACT_F16, launch), &params)
 }

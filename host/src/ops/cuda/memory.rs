@@ -93,12 +93,28 @@ pub struct Forms {
     pub half: bool,
 }
 
+/// Which products a backend takes, and so which forms of their inputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Precision {
+    /// F32 activations and plain products.
+    pub exact: bool,
+    /// The same for any number of rows.
+    pub deterministic: bool,
+}
+
+impl Precision {
+    /// Whether `rows` rows are multiplied without matrix instructions.
+    pub fn is_few(self, rows: usize) -> bool {
+        rows <= FEW_ROWS && !self.deterministic
+    }
+}
+
 impl Forms {
     /// What products with weights of these kinds read of `rows` rows.
-    pub fn of(kinds: WeightKinds, exact: bool, rows: usize) -> Self {
-        if exact {
+    pub fn of(kinds: WeightKinds, precision: Precision, rows: usize) -> Self {
+        if precision.exact {
             Self { float: true, ..Self::default() }
-        } else if rows <= FEW_ROWS {
+        } else if precision.is_few(rows) {
             let float = kinds.half || kinds.float;
             Self { float, planes: kinds.quantized, half: false }
         } else {
@@ -120,7 +136,7 @@ pub struct DeviceOperand {
     half: usize,
     row_scale: usize,
     kinds: WeightKinds,
-    exact: bool,
+    precision: Precision,
 }
 
 impl DeviceOperand {
@@ -130,11 +146,11 @@ impl DeviceOperand {
         capacity: usize,
         cols: usize,
         kinds: WeightKinds,
-        exact: bool,
+        precision: Precision,
         alloc: impl FnOnce(usize) -> Result<DeviceBuffer, E>,
     ) -> Result<Self, E> {
-        let few = Forms::of(kinds, exact, capacity.min(FEW_ROWS));
-        let many = Forms::of(kinds, exact, capacity);
+        let few = Forms::of(kinds, precision, capacity.min(FEW_ROWS));
+        let many = Forms::of(kinds, precision, capacity);
         let rows = |few_form: bool, many_form: bool| match (many_form, few_form) {
             (true, _) => capacity,
             (false, true) => capacity.min(FEW_ROWS),
@@ -156,12 +172,12 @@ impl DeviceOperand {
         let half = take(2 * half_stride(cols as u32) as usize * halves);
         let row_scale = take(4 * halves);
         let buffer = alloc(next)?;
-        Ok(Self { buffer, float, high, low, scale, sums, half, row_scale, kinds, exact })
+        Ok(Self { buffer, float, high, low, scale, sums, half, row_scale, kinds, precision })
     }
 
     /// The forms that `rows` rows have.
     pub fn forms(&self, rows: usize) -> Forms {
-        Forms::of(self.kinds, self.exact, rows)
+        Forms::of(self.kinds, self.precision, rows)
     }
 
     /// For the kernel that writes `rows` rows.
@@ -256,6 +272,19 @@ impl DeviceKv {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deterministic_products_read_the_same_of_any_rows() {
+        let kinds = WeightKinds { quantized: true, half: true, float: true };
+        let many = Forms { float: true, planes: false, half: true };
+        let precision = Precision { deterministic: true, ..Precision::default() };
+        for rows in [1, FEW_ROWS, FEW_ROWS + 1, 2048] {
+            assert_eq!(Forms::of(kinds, precision, rows), many);
+        }
+        let few = Forms::of(kinds, Precision::default(), FEW_ROWS);
+        assert_eq!(few, Forms { float: true, planes: true, half: false });
+        assert_eq!(Forms::of(kinds, Precision::default(), FEW_ROWS + 1), many);
+    }
 
     #[test]
     fn an_embedding_asks_for_no_form_of_an_operand() {

@@ -6,6 +6,8 @@
 //! [`StepKey`] and then repeated as a CUDA graph. Everything the launches of a step read besides
 //! tensors comes from one buffer that [`Ops::begin`] fills.
 //!
+//! With [`CudaOptions::deterministic`] shapes choose nothing that rounds.
+//!
 //! In exact mode activations and the KV cache are F32, and products are the plain kernels.
 
 mod arena;
@@ -20,6 +22,7 @@ mod step;
 mod upload;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +33,7 @@ use gpu_kernels::kernels::{gated, gemm, residual_norm, to_operand};
 
 use self::arena::Arena;
 pub(super) use self::memory::{DeviceKv, DeviceOperand, DeviceTensor, DeviceVector, DeviceWeight};
-use self::memory::{WeightFormats, WeightKinds, optional};
+use self::memory::{Precision, WeightFormats, WeightKinds, optional};
 use self::products::ProductMemory;
 pub use self::room::Room;
 #[cfg(test)]
@@ -51,7 +54,7 @@ use crate::cuda::{Context, CudaError, DeviceBuffer, GraphExec, PinnedBuffer, Str
 const READ_BYTES: usize = 2 << 20;
 
 /// Most recorded steps that are kept.
-const MAX_RECORDINGS: usize = 64;
+const MAX_RECORDINGS: usize = 256;
 
 /// The operations of [`Ops`] on one GPU.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ pub struct CudaOps {
     formats: Mutex<WeightFormats>,
     /// Rows that activations have room for.
     capacity: AtomicUsize,
-    exact: bool,
+    precision: Precision,
     graphs: bool,
     context: Context,
 }
@@ -88,6 +91,9 @@ struct StepBuffers {
 pub struct CudaOptions {
     /// F32 activations and the plain products.
     pub exact: bool,
+    /// Whether the results of a row do not depend on the other rows of its step: every operation
+    /// takes the kernel, and the order of its sums, that it takes for many rows.
+    pub deterministic: bool,
     /// Whether decode steps are recorded and repeated.
     pub graphs: bool,
     /// Threads that prepare weights for the upload.
@@ -115,7 +121,7 @@ impl CudaOps {
             sampling: sample::Workspace::default(),
             formats: Mutex::default(),
             capacity: AtomicUsize::new(0),
-            exact: options.exact,
+            precision: Precision { exact: options.exact, deterministic: options.deterministic },
             graphs: options.graphs,
             context,
         })
@@ -176,7 +182,7 @@ impl Ops for CudaOps {
         self.forget_recordings();
         let kinds = WeightKinds::of(&lock(&self.formats).multiplied);
         let alloc = |bytes| self.context.alloc(bytes);
-        let operand = DeviceOperand::new(capacity, cols, kinds, self.exact, alloc)?;
+        let operand = DeviceOperand::new(capacity, cols, kinds, self.precision, alloc)?;
         Ok(Operand::new(OperandStorage::Cuda(operand), capacity, cols))
     }
 
@@ -212,7 +218,7 @@ impl Ops for CudaOps {
         self.forget_recordings();
         self.uploader.finish()?;
         let formats = lock(&self.formats).clone();
-        self.context.load_modules(&products::modules(&formats, self.exact))?;
+        self.context.load_modules(&products::modules(&formats, self.precision.exact))?;
         let bytes = StepLayout::new(limits).bytes();
         let staging = self.context.alloc_pinned(bytes)?;
         let device = self.context.alloc(bytes)?;
@@ -285,13 +291,13 @@ impl Ops for CudaOps {
             out: out.device().output(rows),
             ..self.stream_params(x, delta, cols)
         };
-        self.launch(residual_norm::launch(rows as u32, cols), &params)
+        self.launch(self.norm_launch(rows as u32, cols), &params)
     }
 
     fn add(&self, x: &mut Tensor, delta: Delta) -> Result<(), OpsError> {
         let (rows, cols) = (x.rows() as u32, x.cols() as u32);
         let params = self.stream_params(x, Some(delta), cols);
-        self.launch(residual_norm::launch(rows, cols), &params)
+        self.launch(self.norm_launch(rows, cols), &params)
     }
 
     fn linear(&self, ws: &[&Linear], x: &Operand, ys: &mut [&mut Tensor]) -> Result<(), OpsError> {
@@ -363,13 +369,18 @@ impl Ops for CudaOps {
         self.sampling.sample(self, logits, requests, out)
     }
 
-    fn read(&self, x: &Tensor, out: &mut Vec<f32>) -> Result<(), OpsError> {
-        let total = 4 * x.rows() * x.cols();
+    fn read_rows(
+        &self,
+        x: &Tensor,
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), OpsError> {
+        assert!(rows.end <= x.rows());
+        let [mut start, end] = [rows.start, rows.end].map(|row| 4 * row * x.cols());
         let mut pinned = lock(&self.read);
         out.clear();
-        let mut start = 0;
-        while start < total {
-            let bytes = READ_BYTES.min(total - start);
+        while start < end {
+            let bytes = READ_BYTES.min(end - start);
             self.stream.download(&x.device().buffer, start, &mut pinned, 0..bytes)?;
             // Page-locked memory starts at a page, and a copy is a whole number of elements.
             out.extend_from_slice(bytemuck::cast_slice(&pinned.bytes()?[..bytes]));
@@ -386,6 +397,19 @@ impl Ops for CudaOps {
 }
 
 impl CudaOps {
+    /// The launch that norms `rows` rows: how many threads share a row, and so the order of its sum,
+    /// follows from how many there are, unless that must not matter.
+    fn norm_launch(
+        &self,
+        rows: u32,
+        cols: u32,
+    ) -> (cuda_std::Entry<residual_norm::ResidualNormParams>, cuda_std::Launch) {
+        let many = if self.precision.deterministic { u32::MAX } else { rows };
+        let (entry, mut launch) = residual_norm::launch(many, cols);
+        launch.grid[0] = rows;
+        (entry, launch)
+    }
+
     /// What adds `delta` to the stream `x`, and makes nothing of the sum yet.
     fn stream_params(
         &self,

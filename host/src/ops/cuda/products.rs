@@ -2,8 +2,11 @@
 //!
 //! | rows | default | exact mode, F32 weights beyond few rows |
 //! |---|---|---|
-//! | up to [`FEW_ROWS`] | integers (quantized weights), F32 (floats) | F32, plain |
+//! | up to [`FEW_ROWS`](super::memory::FEW_ROWS) | integers (quantized weights), F32 (floats) | F32, plain |
 //! | more | halves, matrix instructions | F32, plain |
+//!
+//! With [`CudaOptions::deterministic`](super::CudaOptions::deterministic) all numbers of rows are
+//! "more", in one tile and without splits: each sum has one order.
 //!
 //! Matrices of one format that read the same input go in one launch.
 
@@ -16,7 +19,7 @@ use gpu_kernels::kernels::gemv::{self, GemvParams, MAX_TARGETS, Target};
 use gpu_kernels::kernels::{attention, embed as embedding, exact, gated, residual_norm, sample};
 
 use super::arena::{Arena, Piece};
-use super::memory::{FEW_ROWS, WeightFormats};
+use super::memory::WeightFormats;
 use super::upload::Uploader;
 use super::{CudaOps, vector_view};
 use crate::cuda::{Context, CudaError, DeviceBuffer, Stream};
@@ -149,8 +152,8 @@ fn group(
     let x = operand.device().input(operand.rows());
     let tables = ops.products.table(format);
     let rows = targets.map(|t| t.weights.rows);
-    let few = operand.rows() <= FEW_ROWS;
-    if ops.exact || (!few && format == Format::F32) {
+    let few = ops.precision.is_few(operand.rows());
+    if ops.precision.exact || (!few && format == Format::F32) {
         for target in targets.into_iter().filter(|t| t.weights.rows > 0) {
             let params = exact::ExactParams { x: x.float, target, tables };
             let launch = exact::launch(target.weights.rows, tokens);
@@ -167,7 +170,10 @@ fn group(
         return Ok(ops.stream.launch(entry, geometry.launch, &params)?);
     }
     let shape = gemm::Shape { format, rows, cols, tokens };
-    let geometry = gemm::Geometry::new(shape, ops.gemm_device());
+    let geometry = match ops.precision.deterministic {
+        false => gemm::Geometry::new(shape, ops.gemm_device()),
+        true => one_order(shape, ops.gemm_device()),
+    };
     let sums = match geometry.splits {
         1 => None,
         _ => Some(ops.products.sums.as_ref().expect("the default mode has room for sums")),
@@ -187,6 +193,16 @@ fn group(
     Ok(ops.stream.launch(entry, geometry.launch, &params)?)
 }
 
+/// Rows for which the tile of deterministic products is chosen: a batch of decoding sequences.
+const ONE_ORDER_ROWS: u32 = 64;
+
+/// A geometry whose sums have the same order for any number of tokens: the tile that is best for some,
+/// and `k` in one part.
+fn one_order(shape: gemm::Shape, device: gemm::Device) -> gemm::Geometry {
+    let best = gemm::Geometry::new(gemm::Shape { tokens: ONE_ORDER_ROWS, ..shape }, device);
+    gemm::Geometry::with(shape, best.tile, 1)
+}
+
 /// Rows of `table` for the tokens of the step.
 pub fn embed(ops: &CudaOps, table: &Weight, scale: f32, out: &Tensor) -> Result<(), OpsError> {
     assert_eq!(table.cols, out.cols());
@@ -199,4 +215,27 @@ pub fn embed(ops: &CudaOps, table: &Weight, scale: f32, out: &Tensor) -> Result<
     };
     let launch = embedding::launch(out.rows() as u32, out.cols() as u32);
     Ok(ops.stream.launch(embedding::entry(table.format), launch, &params)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_order_is_the_same_for_any_number_of_tokens() {
+        let device = gemm::Device::new("sm_90", 132, 227 << 10);
+        for format in [Format::Q4_K, Format::Q8_0, Format::F16] {
+            let of = |tokens| {
+                let shape = gemm::Shape { format, rows: [4096, 1024, 1024], cols: 4096, tokens };
+                one_order(shape, device)
+            };
+            let first = of(1);
+            assert_eq!(first.splits, 1);
+            for tokens in [2, 8, 9, 64, 65, 2048] {
+                let other = of(tokens);
+                let order = |g: &gemm::Geometry| (g.cta, g.tile, g.splits, g.stages_per_split);
+                assert_eq!(order(&other), order(&first), "{format:?}, {tokens} tokens");
+            }
+        }
+    }
 }

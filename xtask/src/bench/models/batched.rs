@@ -103,6 +103,8 @@ fn imp(model: &Path, sizes: &[usize], tokens: usize) -> Result<Vec<Speeds>, Task
         max_seq_len: Some(PROMPT + GENERATE + 1),
         min_kv_tokens: Some(tokens),
         chat_template: "none".into(),
+        max_concurrent: sizes.iter().max().copied().unwrap_or(1),
+        max_waiting: 0,
     };
     let engine = Engine::load(options, &mut Silent).map_err(|e| TaskError::Other(chain(&e)))?;
     let mut random = Random(7);

@@ -1,0 +1,210 @@
+//! Pages by hand, and random sequences on a tiny pool.
+
+use super::*;
+use proptest::prelude::*;
+
+fn tokens(kind: u32, len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| i + 1000 * kind).collect()
+}
+
+/// A table that computed `tokens`.
+fn computed(pool: &mut PagePool, tokens: &[u32]) -> PageTable {
+    let mut table = PageTable::default();
+    table.adopt(pool, tokens);
+    table.reserve(pool, tokens.len()).unwrap();
+    table.advance(tokens.len() - table.len());
+    table.share(pool, tokens);
+    table
+}
+
+/// How many of `tokens` the cache holds.
+fn found(pool: &mut PagePool, tokens: &[u32]) -> usize {
+    let mut table = PageTable::default();
+    table.adopt(pool, tokens);
+    let len = table.len();
+    table.retire(pool, tokens);
+    len
+}
+
+#[test]
+fn sizes_around_a_page() {
+    for (len, pages) in [(0, 0), (1, 1), (15, 1), (16, 1), (17, 2), (32, 2), (33, 3)] {
+        assert_eq!(pages_for(len), pages, "{len} tokens");
+        let mut pool = PagePool::new(4);
+        let table = computed(&mut pool, &tokens(0, len));
+        assert_eq!((table.pages().len(), pool.free()), (pages, 4 - pages));
+        pool.check([&table].into_iter());
+    }
+}
+
+#[test]
+fn exhaustion_changes_nothing() {
+    let mut pool = PagePool::new(3);
+    let mut table = PageTable::default();
+    table.reserve(&mut pool, 17).unwrap();
+    let error = table.reserve(&mut pool, 65).unwrap_err();
+    assert_eq!(error, PagesExhausted { wanted: 3, available: 1 });
+    assert_eq!((table.pages().len(), pool.free()), (2, 1));
+    table.reserve(&mut pool, 48).unwrap();
+    assert_eq!(pool.free(), 0);
+}
+
+#[test]
+fn what_a_finished_sequence_computed_is_found() {
+    let all = tokens(0, 40);
+    let other: Vec<u32> = all[..17].iter().copied().chain(tokens(9, 20)).collect();
+    let beyond: Vec<u32> = all.iter().copied().chain([7, 8]).collect();
+    for (prompt, cached) in [
+        (&all[..], 40),
+        (&beyond, 40),
+        (&all[..39], 39),
+        (&all[..32], 32),
+        (&all[..31], 16), // the second page is full, and others may want all of it
+        (&all[..15], 0),
+        (&other, 16),
+        (&tokens(1, 40), 0),
+    ] {
+        let mut pool = PagePool::new(4);
+        let mut table = computed(&mut pool, &all);
+        table.retire(&mut pool, &all);
+        assert_eq!((pool.free(), pool.cached(), pool.held()), (1, 3, 0));
+        assert_eq!(found(&mut pool, prompt), cached, "{prompt:?}");
+        pool.check(std::iter::empty());
+    }
+}
+
+#[test]
+fn full_pages_have_several_holders_and_the_same_is_kept_once() {
+    let mut pool = PagePool::new(8);
+    let all = tokens(0, 32);
+    // Two that computed the same at the same time.
+    let mut tables = [PageTable::default(), PageTable::default()];
+    for table in &mut tables {
+        table.reserve(&mut pool, 32).unwrap();
+        table.advance(32);
+    }
+    assert_eq!(pool.held(), 4);
+    tables.iter_mut().for_each(|table| table.share(&mut pool, &all));
+    assert_eq!(tables[0].pages(), tables[1].pages());
+    let third = computed(&mut pool, &all);
+    assert_eq!((third.pages(), pool.held()), (tables[0].pages(), 2));
+    pool.check(tables.iter().chain([&third]));
+    let [mut a, mut b] = tables;
+    a.release(&mut pool);
+    b.release(&mut pool);
+    assert_eq!((pool.held(), pool.cached()), (2, 0));
+    pool.check([&third].into_iter());
+}
+
+#[test]
+fn the_page_left_first_goes_first_and_the_end_before_the_beginning() {
+    let mut pool = PagePool::new(4);
+    for kind in [1, 2] {
+        let all = tokens(kind, 32);
+        computed(&mut pool, &all).retire(&mut pool, &all);
+    }
+    assert_eq!(found(&mut pool, &tokens(1, 32)), 32); // as if it were used
+    let mut table = PageTable::default();
+    table.reserve(&mut pool, 16).unwrap();
+    assert_eq!(found(&mut pool, &tokens(2, 32)), 16);
+    assert_eq!(found(&mut pool, &tokens(1, 32)), 32);
+    table.reserve(&mut pool, 32).unwrap();
+    assert_eq!(found(&mut pool, &tokens(2, 32)), 0);
+    assert_eq!(found(&mut pool, &tokens(1, 32)), 32);
+    pool.check([&table].into_iter());
+}
+
+#[test]
+fn a_tail_serves_one_sequence() {
+    let mut pool = PagePool::new(4);
+    let all = tokens(0, 20);
+    computed(&mut pool, &all).retire(&mut pool, &all);
+    let (mut first, mut second) = (PageTable::default(), PageTable::default());
+    first.adopt(&mut pool, &all[..18]);
+    second.adopt(&mut pool, &all[..18]);
+    assert_eq!((first.len(), second.len()), (18, 16));
+    pool.check([&first, &second].into_iter());
+}
+
+#[test]
+fn few_tails_are_kept_of_many() {
+    let mut pool = PagePool::new(9);
+    for kind in 0..9 {
+        let all = tokens(kind, 5);
+        computed(&mut pool, &all).retire(&mut pool, &all);
+    }
+    assert_eq!(pool.cached(), 4);
+    assert_eq!(found(&mut pool, &tokens(8, 5)), 5);
+    assert_eq!(found(&mut pool, &tokens(0, 5)), 0);
+    pool.check(std::iter::empty());
+}
+
+#[test]
+fn what_is_doubtful_is_forgotten_also_where_another_holds_it() {
+    let mut pool = PagePool::new(4);
+    let all = tokens(0, 40);
+    let mut bad = computed(&mut pool, &all);
+    let mut other = computed(&mut pool, &all[..32]);
+    bad.forget(&mut pool);
+    assert_eq!(found(&mut pool, &all), 0);
+    pool.check([&other].into_iter());
+    other.retire(&mut pool, &all[..32]);
+    assert_eq!(found(&mut pool, &all), 0);
+    assert_eq!(pool.free(), 4);
+}
+
+#[test]
+#[should_panic(expected = "holders of page")]
+fn a_lost_page_is_noticed() {
+    let mut pool = PagePool::new(2);
+    PageTable::default().reserve(&mut pool, 1).unwrap();
+    pool.check(std::iter::empty());
+}
+
+proptest! {
+    /// Random sequences of few different tokens on a tiny pool: after each step the accounts are
+    /// right, and each page that a table has holds what the table says.
+    #[test]
+    fn accounts_and_contents(
+        steps in prop::collection::vec((0usize..4, 0u8..6, 0usize..70, 0u32..3), 1..300)
+    ) {
+        let mut pool = PagePool::new(9);
+        let mut tables: [(PageTable, Vec<u32>); 4] = Default::default();
+        // What was written to each slot of each page: all tokens up to there.
+        let mut written = vec![vec![vec![]; PAGE_SIZE]; 9];
+        for (who, what, len, kind) in steps {
+            let (table, tokens) = &mut tables[who];
+            match what {
+                0 if table.pages().is_empty() => {
+                    *tokens = (0..96).map(|i| if i < 20 { i % 2 } else { kind }).collect();
+                    table.adopt(&mut pool, &tokens[..len]);
+                }
+                0 | 1 => {
+                    let wanted = pages_for(len).saturating_sub(table.pages().len());
+                    let fits = wanted <= pool.available();
+                    prop_assert_eq!(table.reserve(&mut pool, len).is_ok(), fits);
+                }
+                2 => {
+                    let room = (table.pages().len() * PAGE_SIZE).min(tokens.len());
+                    let first = table.len();
+                    table.advance(len.min(room.saturating_sub(first)));
+                    for p in first..table.len() {
+                        let page = table.pages()[p / PAGE_SIZE] as usize;
+                        written[page][p % PAGE_SIZE] = tokens[..=p].to_vec();
+                    }
+                    table.share(&mut pool, tokens);
+                }
+                3 => table.retire(&mut pool, tokens),
+                4 => table.release(&mut pool),
+                _ => table.forget(&mut pool),
+            }
+            pool.check(tables.iter().map(|(table, _)| table));
+            for (table, tokens) in &tables {
+                for p in 0..table.len() {
+                    let page = table.pages()[p / PAGE_SIZE] as usize;
+                    prop_assert_eq!(&written[page][p % PAGE_SIZE], &tokens[..=p]);
+                }
+            }
+        }
+    }
+}
