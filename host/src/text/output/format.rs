@@ -95,8 +95,12 @@ pub(super) fn name_until(text: &str, end: &[&str]) -> Option<Result<(String, usi
         return (!text[..sure].trim().chars().all(is_name)).then_some(Err(()));
     };
     let name = text[..at].trim();
-    let valid = !name.is_empty() && name.chars().all(is_name);
-    Some(if valid { Ok((name.to_owned(), at + marker.len())) } else { Err(()) })
+    Some(if is_tool_name(name) { Ok((name.to_owned(), at + marker.len())) } else { Err(()) })
+}
+
+/// Whether every format can write and read this name of a tool.
+pub(crate) fn is_tool_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(is_name)
 }
 
 fn is_name(c: char) -> bool {

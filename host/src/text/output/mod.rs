@@ -31,6 +31,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+pub(crate) use format::is_tool_name;
 pub use json::complete_json;
 pub use reasoning::{ReasoningFormat, ThinkMarkers};
 

@@ -47,23 +47,31 @@ pub struct ThinkMarkers {
     pub close: &'static str,
     /// What a model writes between its reasoning and its answer: what is put there to end it.
     pub end: &'static str,
+    /// What the answer begins with, where that is more than the end of reasoning.
+    pub answer: Option<&'static str>,
 }
 
 const THINK: ThinkMarkers =
-    ThinkMarkers { open: "<think>", close: "</think>", end: "\n</think>\n\n" };
+    ThinkMarkers { open: "<think>", close: "</think>", end: "\n</think>\n\n", answer: None };
 
 const HARMONY: ThinkMarkers = ThinkMarkers {
     open: "<|channel|>analysis<|message|>",
     close: "<|end|>",
     end: "<|end|><|start|>assistant<|channel|>final<|message|>",
+    answer: Some("<|channel|>final<|message|>"),
 };
 
 /// A row for each pair of markers.
 const MARKERS: &[ThinkMarkers] = &[
     THINK,
-    ThinkMarkers { open: "[THINK]", close: "[/THINK]", end: "[/THINK]" },
-    ThinkMarkers { open: "<|channel>thought", close: "<channel|>", end: "\n<channel|>" },
-    ThinkMarkers { open: "<seed:think>", close: "</seed:think>", end: "\n</seed:think>\n" },
+    ThinkMarkers { open: "[THINK]", close: "[/THINK]", end: "[/THINK]", ..THINK },
+    ThinkMarkers { open: "<|channel>thought", close: "<channel|>", end: "\n<channel|>", ..THINK },
+    ThinkMarkers {
+        open: "<seed:think>",
+        close: "</seed:think>",
+        end: "\n</seed:think>\n",
+        ..THINK
+    },
 ];
 
 impl ThinkMarkers {

@@ -348,7 +348,7 @@ fn formats_are_detected_from_published_templates() {
 fn the_markers_of_a_vocabulary_are_shown_to_the_parser() {
     let tokenizer = testing::tokenizer("smollm2");
     let markers =
-        ThinkMarkers { open: "<jupyter_start>", close: "<empty_output>", end: "<empty_output>" };
+        ThinkMarkers { open: "<jupyter_start>", close: "<empty_output>", end: "", answer: None };
     let text = "<jupyter_start>why<empty_output><|im_start|>four";
     let ids = tokenizer.encode(text, false, true).unwrap();
     let stream = |shown: Vec<u32>| {
