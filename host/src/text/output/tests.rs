@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::text::{DetokenStream, testing};
+use crate::text::{ChatInput, ChatTemplate, DetokenStream, testing};
 
 /// `+` content, `~` reasoning, `@name` a call and `=` its arguments.
 type Expected = &'static [&'static str];
@@ -305,6 +305,59 @@ fn without_tools_nothing_is_a_call() {
     }
 }
 
+/// What a published template writes for an earlier call is what a model was trained to write: the parser reads it back.
+#[test]
+fn calls_are_read_as_templates_write_them() {
+    let arguments = json!({"q": "a \"b\" <c>\nd", "n": 3, "flag": true, "deep": {"x": [1, "y"]}});
+    let call = json!({"id": "abcdefghi", "type": "function",
+        "function": {"name": "find", "arguments": arguments}});
+    let user = json!({"role": "user", "content": "Q"});
+    let assistant = json!({"role": "assistant", "content": "", "tool_calls": [call]});
+    let definition = json!({"type": "function",
+        "function": {"name": "find", "description": "finds", "parameters": {
+            "type": "object", "properties": {"q": {"type": "string", "description": "what"}}}}});
+    for name in [
+        "Qwen-Qwen3-0.6B",
+        "Qwen3-Coder",
+        "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
+        "meta-llama-Llama-3.1-8B-Instruct",
+        "mistralai-Ministral-3-14B-Reasoning-2512",
+        "unsloth-mistral-Devstral-Small-2507",
+        "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+        "google-gemma-4-31B-it",
+        "ibm-granite-granite-4.1",
+    ] {
+        let source = template(name);
+        let chat = ChatTemplate::from_source(&source, "<s>", "</s>").unwrap();
+        let render = |messages: Vec<Value>, add_generation_prompt| {
+            let tools = Some(vec![definition.clone()]);
+            let input =
+                ChatInput { messages, tools, add_generation_prompt, ..ChatInput::default() };
+            chat.render(&input).unwrap()
+        };
+        let prompt = render(vec![user.clone()], false);
+        let whole = render(vec![user.clone(), assistant.clone()], false);
+        let answer = whole.strip_prefix(&prompt).expect(name);
+        let opened = render(vec![user.clone()], true);
+        let head = opened.strip_prefix(&prompt).expect(name);
+        let answer = answer.strip_prefix(head).unwrap_or(answer);
+        let format = ToolFormat::detect(&source, &[]);
+        let case = Case { format: format.name(), template: "", text: "", expected: &[] };
+        let pieces = run(settings(&case, ReasoningFormat::None), &[answer]);
+        // Before and behind it are the markers of the turn, which no answer shows.
+        let at = pieces.iter().position(|piece| piece.starts_with('@'));
+        let at = at.unwrap_or_else(|| panic!("{name}: no call in {answer:?}: {pieces:?}"));
+        assert!(pieces[at].starts_with("@find"), "{name}: {pieces:?}");
+        let found: Value = serde_json::from_str(&pieces[at + 1][1..]).unwrap();
+        assert_eq!(found, arguments, "{name}: {answer:?}");
+    }
+}
+
+fn template(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/chat/templates");
+    std::fs::read_to_string(format!("{folder}/{name}.jinja")).unwrap()
+}
+
 /// Published templates, by what their families are known to write.
 #[test]
 fn formats_are_detected_from_published_templates() {
@@ -326,9 +379,7 @@ fn formats_are_detected_from_published_templates() {
         ("microsoft-Phi-3.5-mini-instruct", "none"),
     ];
     for (name, format) in expected {
-        let path =
-            format!("{}/../tests/data/chat/templates/{name}.jinja", env!("CARGO_MANIFEST_DIR"));
-        let source = std::fs::read_to_string(path).unwrap();
+        let source = template(name);
         assert_eq!(ToolFormat::detect(&source, &[]).name(), format, "{name}");
     }
     let deepseek = "{{ '<｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>' + arguments }}";
