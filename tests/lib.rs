@@ -275,6 +275,7 @@ fn submit(engine: &Engine, prompt: &[u32], max_tokens: usize, top: Option<usize>
         stop: vec![],
         logprobs: top,
         ignore_eos: false,
+        ..Request::default()
     };
     engine.submit(request).expect("the queue has room")
 }
