@@ -207,7 +207,8 @@ impl Scheduler {
             |s: &Sequence| s.expected_pages(&self.limits).saturating_sub(s.table.pages().len());
         let promised: usize = self.running.iter().map(expected).sum();
         let room = self.pool.available().saturating_sub(promised);
-        if self.refused.is_some_and(|(id, before)| id == sequence.id && room <= before) {
+        let refused = self.refused.filter(|_| !self.running.is_empty());
+        if refused.is_some_and(|(id, before)| id == sequence.id && room <= before) {
             return false;
         }
         self.refused = None;

@@ -53,8 +53,8 @@ use crate::cuda::{Context, CudaError, DeviceBuffer, GraphExec, PinnedBuffer, Str
 /// Bytes that are read back in one copy: the logits of one row of any vocabulary.
 const READ_BYTES: usize = 2 << 20;
 
-/// Most recorded steps that are kept.
-const MAX_RECORDINGS: usize = 256;
+/// Most recorded steps that are kept: one for each number of sequences that decode together, up to this.
+const MAX_RECORDINGS: usize = 128;
 
 /// The operations of [`Ops`] on one GPU.
 #[derive(Debug)]
