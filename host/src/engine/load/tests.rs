@@ -140,9 +140,9 @@ fn an_answer_does_not_depend_on_what_is_computed_beside_it() {
                 seed: Some(u64::from(i)),
                 ..SamplingParams::default()
             },
-            stop: vec![],
             logprobs: (i.is_multiple_of(4)).then_some(2),
             ignore_eos: true,
+            ..Request::default()
         };
         let alone: Vec<_> = (0..64).map(|i| engine_answer(&engine(1), request(i))).collect();
         for streams in [1, 8, 64] {
