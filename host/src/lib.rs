@@ -16,6 +16,7 @@
 //! | [`plan`] | how much memory everything takes, decided before the first allocation |
 //! | [`engine`] | the thread that owns the device: commands in, events out |
 //! | [`sampling`] | logits → token |
+//! | [`program`] | what the programs around the engine share |
 //! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates |
 //!
 //! What is deliberately not here is listed in `ARCHITECTURE.md` ("Invariants of absence").
@@ -30,6 +31,7 @@ pub mod layers;
 pub mod models;
 pub mod ops;
 pub mod plan;
+pub mod program;
 pub mod sampling;
 pub mod text;
 pub mod weights;
