@@ -1,0 +1,271 @@
+//! `/v1/chat/completions`.
+
+use serde_json::{Map, Value, json};
+
+use super::json::Fields;
+use super::prompt::{self, Conversation};
+use super::{Context, FINGERPRINT, Job, logprob_entry, model, sampling, timings, usage};
+use crate::answer::{End, TokenEntry, Update};
+use crate::generation::{Generation, call_tools};
+use crate::http::route::random_id;
+use crate::http::{ApiError, Dialect};
+use crate::limits::{CHOICES, TOP_LOGPROBS};
+use crate::output::Piece;
+use crate::state::now;
+use crate::stream::{Choice, Frames, Teller, ToolCall, Totals};
+use host::engine::FinishReason;
+
+/// Makes a request of a body.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, ApiError> {
+    let fields = Fields::new(body);
+    let model = model(&fields, context.loaded)?;
+    sampling::refuse_unsupported(&fields)?;
+    sampling::constraints(&fields)?;
+    refuse_reasoning_format(&fields)?;
+    let choices = fields.count("n", 1, CHOICES)?.unwrap_or(1) as usize;
+    let prompt = prompt::tokens(context.loaded, conversation(&fields)?)?;
+    let max_tokens =
+        sampling::max_tokens(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?;
+    let options = fields.object("stream_options")?;
+    let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
+    let generation = Generation {
+        prompts: vec![prompt],
+        choices,
+        max_tokens: max_tokens.unwrap_or(usize::MAX),
+        sampling: sampling::sampling(&fields, &context.app.defaults)?,
+        stop: sampling::stop(&fields, "stop")?,
+        logprobs: logprobs(&fields)?,
+        ignore_eos: fields.flag("ignore_eos", false)?,
+        echo: false,
+    };
+    generation.check(context.loaded, "messages")?;
+    let teller = Chat {
+        head: Head::new("chatcmpl", model),
+        choices,
+        logprobs: generation.logprobs.is_some(),
+        include_usage: include_usage.unwrap_or(false),
+        called: vec![false; choices],
+    };
+    Ok(Job { generation, teller: Box::new(teller), stream: fields.flag("stream", false)? })
+}
+
+/// The conversation of a body, also for endpoints that only look at it.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
+    let goes_on = fields.flag("continue_final_message", false)?;
+    let head = fields.flag("add_generation_prompt", !goes_on)?;
+    if goes_on && head {
+        let problem = "excludes add_generation_prompt";
+        return Err(fields.error("continue_final_message", problem));
+    }
+    Ok(Conversation {
+        messages: prompt::messages(fields)?,
+        tools: tools(fields)?,
+        variables: prompt::variables(fields)?,
+        goes_on,
+        head,
+        field: "messages",
+    })
+}
+
+/// The tools that may be called; `tool_choice` "none" takes them away.
+fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
+    let tools = prompt::tools(fields, "parameters")?;
+    if fields.get("tool_choice").is_some_and(|choice| choice == "none") {
+        return Ok(vec![]);
+    }
+    call_tools("tools", &tools)?;
+    Ok(tools)
+}
+
+/// `logprobs: true` with `top_logprobs`.
+fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+    let top = fields.count("top_logprobs", 0, TOP_LOGPROBS)?;
+    let wanted = fields.flag("logprobs", false)?;
+    match (wanted, top) {
+        (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
+        (false, Some(1..)) => Err(fields.error("top_logprobs", "needs logprobs: true")),
+        (false, _) => Ok(None),
+    }
+}
+
+/// Thoughts cannot be told from content yet: they stay in it.
+fn refuse_reasoning_format(fields: &Fields<'_>) -> Result<(), ApiError> {
+    match fields.text("reasoning_format")? {
+        None | Some("none" | "auto") => Ok(()),
+        Some(other) => {
+            let problem = format!("is {other:?}, and only \"none\" is supported yet");
+            Err(fields.error("reasoning_format", problem).code("unsupported"))
+        }
+    }
+}
+
+/// What all chunks of an answer have in common.
+pub struct Head {
+    id: String,
+    created: i64,
+    model: String,
+}
+
+impl Head {
+    /// Of an answer that begins now.
+    pub fn new(prefix: &str, model: String) -> Self {
+        Self { id: format!("{prefix}-{}", random_id()), created: now(), model }
+    }
+
+    /// An object of this kind with these choices.
+    pub fn object(&self, kind: &str, choices: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        })
+    }
+}
+
+/// Why a choice ended, in OpenAI's words.
+pub fn finish_reason(end: &End, called: bool) -> &'static str {
+    match end.reason {
+        FinishReason::Length => "length",
+        _ if called => "tool_calls",
+        _ => "stop",
+    }
+}
+
+/// Tells an answer as `chat.completion`.
+struct Chat {
+    head: Head,
+    choices: usize,
+    logprobs: bool,
+    include_usage: bool,
+    /// Whether a choice has called a tool.
+    called: Vec<bool>,
+}
+
+impl Chat {
+    fn chunk(&self, choice: usize, delta: Value, logprobs: Value, reason: Option<&str>) -> Value {
+        let choice =
+            json!({"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason});
+        let mut chunk = self.head.object("chat.completion.chunk", json!([choice]));
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    /// `logprobs` of a chunk or choice. The token that ends an answer is not in its text.
+    fn logprobs(&self, tokens: &[TokenEntry]) -> Value {
+        if !self.logprobs {
+            return Value::Null;
+        }
+        let content: Value = tokens.iter().filter(|token| !token.ends).map(logprob_entry).collect();
+        json!({"content": content, "refusal": null})
+    }
+}
+
+/// The piece as a delta. Id and name of a call come once: clients add strings up.
+fn delta(piece: &Piece) -> Value {
+    match piece {
+        Piece::Reasoning(text) => json!({"reasoning_content": text}),
+        Piece::Content(text) => json!({"content": text}),
+        Piece::ToolStart { index, id, name } => json!({"tool_calls": [{
+            "index": index, "id": id, "type": "function",
+            "function": {"name": name, "arguments": ""},
+        }]}),
+        Piece::ToolArguments { index, fragment } => {
+            json!({"tool_calls": [{"index": index, "function": {"arguments": fragment}}]})
+        }
+    }
+}
+
+impl Teller for Chat {
+    fn open(&mut self, frames: &mut Frames) {
+        for choice in 0..self.choices {
+            let delta = json!({"role": "assistant", "content": ""});
+            frames.data(&self.chunk(choice, delta, Value::Null, None));
+        }
+    }
+
+    fn update(&mut self, update: &Update, frames: &mut Frames) {
+        let choice = update.choice;
+        let mut logprobs = match update.tokens.iter().any(|token| !token.ends) {
+            true => self.logprobs(&update.tokens),
+            false => Value::Null,
+        };
+        for piece in &update.pieces {
+            self.called[choice] |= matches!(piece, Piece::ToolStart { .. });
+            frames.data(&self.chunk(choice, delta(piece), logprobs.take(), None));
+        }
+        if !logprobs.is_null() {
+            // the token's text is held back, or part of a character
+            frames.data(&self.chunk(choice, json!({"content": ""}), logprobs, None));
+        }
+        if let Some(end) = &update.end {
+            let reason = finish_reason(end, self.called[choice]);
+            let mut chunk = self.chunk(choice, json!({}), Value::Null, Some(reason));
+            chunk["timings"] = timings(end);
+            frames.data(&chunk);
+        }
+    }
+
+    fn close(&mut self, totals: &Totals, frames: &mut Frames) {
+        if self.include_usage {
+            let mut chunk = self.head.object("chat.completion.chunk", json!([]));
+            chunk["usage"] = usage(totals);
+            frames.data(&chunk);
+        }
+        frames.done();
+    }
+
+    fn fail(&mut self, error: &ApiError, frames: &mut Frames) {
+        frames.data(&error.body(Dialect::OpenAi));
+    }
+
+    fn whole(&self, choices: &[Choice], totals: &Totals) -> Value {
+        let list = choices.iter().enumerate().map(|(index, choice)| {
+            let reason =
+                choice.end.as_ref().map(|end| finish_reason(end, !choice.tools.is_empty()));
+            json!({
+                "index": index,
+                "message": message(choice),
+                "logprobs": self.logprobs(&choice.tokens),
+                "finish_reason": reason,
+            })
+        });
+        let mut object = self.head.object("chat.completion", list.collect());
+        object["usage"] = usage(totals);
+        if let Some(end) = choices.last().and_then(|choice| choice.end.as_ref()) {
+            object["timings"] = timings(end);
+        }
+        object
+    }
+}
+
+fn message(choice: &Choice) -> Value {
+    let only_calls = choice.content.is_empty() && !choice.tools.is_empty();
+    let content = if only_calls { Value::Null } else { json!(choice.content) };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !choice.reasoning.is_empty() {
+        message["reasoning_content"] = json!(choice.reasoning);
+    }
+    if !choice.tools.is_empty() {
+        message["tool_calls"] = choice.tools.iter().map(tool_call).collect();
+    }
+    message
+}
+
+fn tool_call(tool: &ToolCall) -> Value {
+    json!({
+        "id": tool.id,
+        "type": "function",
+        "function": {"name": tool.name, "arguments": tool.arguments},
+    })
+}
