@@ -44,8 +44,8 @@ pub struct TokenEntry {
     pub logprob: Option<f32>,
     /// The best tokens of its place.
     pub top: Vec<(Vec<u8>, f32)>,
-    /// Whether it ends the answer, and so has no text in it.
-    pub ends: bool,
+    /// Whether it has no text in the answer: it ends it, or begins the prompt.
+    pub silent: bool,
 }
 
 /// How a choice ended.
@@ -208,7 +208,9 @@ impl Answer {
     /// Queues the prompts as the beginning of their answers, with log-probabilities if wanted.
     async fn echo(&mut self) -> Result<(), ApiError> {
         for (index, prompt) in self.generation.prompts.iter().enumerate() {
-            let text = self.app.loaded()?.tokenizer.decode(prompt, false);
+            let tokenizer = &self.app.loaded()?.tokenizer;
+            let said = if begins(tokenizer, prompt) { &prompt[1..] } else { prompt };
+            let text = tokenizer.decode(said, false);
             let tokens = match self.generation.logprobs {
                 Some(top) => evaluate(self.app.clone(), prompt.clone(), top).await?,
                 None => vec![],
@@ -291,8 +293,13 @@ fn entry(tokenizer: &Tokenizer, id: u32, logprob: &TokenLogprob) -> TokenEntry {
         bytes: bytes(id),
         logprob: Some(logprob.logprob),
         top: logprob.top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect(),
-        ends: tokenizer.is_end_of_generation(id),
+        silent: tokenizer.is_end_of_generation(id),
     }
+}
+
+/// Whether a prompt starts with the token that the tokenizer put there.
+fn begins(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+    tokenizer.adds_bos() && prompt.first() == tokenizer.bos().as_ref()
 }
 
 /// Log-probabilities of a prompt's own tokens.
@@ -307,7 +314,7 @@ async fn evaluate(
             bytes: loaded.tokenizer.piece(prompt[0]).to_vec(),
             logprob: None,
             top: vec![],
-            ends: false,
+            silent: begins(&loaded.tokenizer, &prompt),
         };
         let mut entries = vec![first];
         if prompt.len() == 1 {

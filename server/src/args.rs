@@ -83,6 +83,13 @@ pub struct Args {
     /// origin of web pages that may call the server, * = any (repeatable; default: only its own)
     #[argh(option, arg_name = "origin")]
     pub cors_origin: Vec<String>,
+    /// where thoughts of the model go: none = they stay in the content (the default); deepseek = into
+    /// reasoning_content (not supported yet)
+    #[argh(option, arg_name = "f")]
+    pub reasoning_format: Option<String>,
+    /// share of max_tokens for thoughts, 0 = no bound (the default; others are not supported yet)
+    #[argh(option, arg_name = "f")]
+    pub think_budget: Option<f32>,
     /// append a JSON line a request to this file, with its prompt and answer
     #[argh(option, arg_name = "path")]
     pub log_requests: Option<PathBuf>,
@@ -176,6 +183,7 @@ impl Args {
             let reason = "--mmproj is not supported yet: this build has no vision encoder";
             return Err(ServerError::Unsupported(reason.to_owned()));
         }
+        self.check_reasoning()?;
         let bad = |message: &str| Err(ServerError::BadArgument(message.to_owned()));
         if self.model.is_none() {
             return bad("--model is missing: a GGUF file or a SafeTensors directory");
@@ -192,6 +200,33 @@ impl Args {
             ));
         }
         Ok(())
+    }
+}
+
+impl Args {
+    /// Thoughts cannot be told from content yet.
+    fn check_reasoning(&self) -> Result<(), ServerError> {
+        match self.reasoning_format.as_deref() {
+            None | Some("none") => {}
+            Some("deepseek") => {
+                let reason = "--reasoning-format deepseek is not supported yet; none leaves \
+                              thoughts in the content";
+                return Err(ServerError::Unsupported(reason.to_owned()));
+            }
+            Some(other) => {
+                let message = format!("--reasoning-format {other}: expected none or deepseek");
+                return Err(ServerError::BadArgument(message));
+            }
+        }
+        match self.think_budget {
+            None | Some(0.0) => Ok(()),
+            Some(share) if share > 0.0 && share <= 1.0 => Err(ServerError::Unsupported(format!(
+                "--think-budget {share} is not supported yet; 0 sets no bound"
+            ))),
+            Some(share) => Err(ServerError::BadArgument(format!(
+                "--think-budget {share}: expected a number from 0 to 1"
+            ))),
+        }
     }
 }
 
@@ -219,7 +254,7 @@ mod tests {
             "--model m.gguf --host 0.0.0.0 --port 0 --api-key a --api-key b --max-concurrent 0 \
              --rate-limit 60 --log-requests l.jsonl --chat-template chatml --gpu-layers -1 \
              --device 0 --set runtime.exact=true --config imp.conf --max-seq-len 4096 \
-             --min-kv-tokens 100 --threads 2 --cors-origin https://a.example --cors-origin *",
+             --min-kv-tokens 100 --reasoning-format none --think-budget 0 --threads 2 --cors-origin https://a.example --cors-origin *",
         )
         .unwrap();
         assert_eq!((args.port, args.max_concurrent, args.rate_limit), (Some(0), Some(0), Some(60)));
@@ -234,6 +269,10 @@ mod tests {
             ("--model m --port 65536", "--port"),
             ("--model m --cors-origin https://a/b", "--cors-origin"),
             ("--model m --mmproj p", "--mmproj is not supported yet"),
+            ("--model m --reasoning-format deepseek", "deepseek is not supported yet"),
+            ("--model m --reasoning-format x", "expected none or deepseek"),
+            ("--model m --think-budget 0.5", "--think-budget 0.5 is not supported yet"),
+            ("--model m --think-budget 2", "expected a number from 0 to 1"),
         ] {
             let error = parsed(line).expect_err(line).to_string();
             assert!(error.contains(expected), "{line}: {error}");

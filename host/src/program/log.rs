@@ -33,7 +33,7 @@ impl Subscriber for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // other crates log for their own authors
         *metadata.level() <= self.least
-            && ["host", "server"].iter().any(|ours| metadata.target().starts_with(ours))
+            && ["host", "imp_server"].iter().any(|ours| metadata.target().starts_with(ours))
     }
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();

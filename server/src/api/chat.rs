@@ -166,7 +166,8 @@ impl Chat {
         if !self.logprobs {
             return Value::Null;
         }
-        let content: Value = tokens.iter().filter(|token| !token.ends).map(logprob_entry).collect();
+        let content: Value =
+            tokens.iter().filter(|token| !token.silent).map(logprob_entry).collect();
         json!({"content": content, "refusal": null})
     }
 }
@@ -196,7 +197,7 @@ impl Teller for Chat {
 
     fn update(&mut self, update: &Update, frames: &mut Frames) {
         let choice = update.choice;
-        let mut logprobs = match update.tokens.iter().any(|token| !token.ends) {
+        let mut logprobs = match update.tokens.iter().any(|token| !token.silent) {
             true => self.logprobs(&update.tokens),
             false => Value::Null,
         };

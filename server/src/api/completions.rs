@@ -137,7 +137,7 @@ impl Completion {
         for token in tokens {
             let text = token_text(&token.bytes);
             offsets.push(offset);
-            offset += if token.ends { 0 } else { text.chars().count() };
+            offset += if token.silent { 0 } else { text.chars().count() };
             logprobs.push(token.logprob.map(shortest));
             tops.push(top(token, &text));
             texts.push(text);
