@@ -49,6 +49,10 @@ impl Frames {
     pub fn data(&mut self, value: &Value) {
         let _ = write!(self.0, "data: {value}\n\n"); // a String takes everything
     }
+    /// An event without a name whose JSON is written already.
+    pub fn data_text(&mut self, json: &str) {
+        let _ = write!(self.0, "data: {json}\n\n");
+    }
     /// An event with a name.
     pub fn event(&mut self, name: &str, value: &Value) {
         let _ = write!(self.0, "event: {name}\ndata: {value}\n\n");

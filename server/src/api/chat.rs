@@ -42,13 +42,9 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         echo: false,
     };
     generation.check(context.loaded, "messages")?;
-    let teller = Chat {
-        head: Head::new("chatcmpl", model),
-        choices,
-        logprobs: generation.logprobs.is_some(),
-        include_usage: include_usage.unwrap_or(false),
-        called: vec![false; choices],
-    };
+    let head = Head::new("chatcmpl", model);
+    let wants_logprobs = generation.logprobs.is_some();
+    let teller = Chat::new(head, choices, wants_logprobs, include_usage.unwrap_or(false));
     Ok(Job { generation, teller: Box::new(teller), stream: fields.flag("stream", false)? })
 }
 
@@ -148,9 +144,30 @@ struct Chat {
     include_usage: bool,
     /// Whether a choice has called a tool.
     called: Vec<bool>,
+    /// A choice's chunk of text as JSON, before and behind the text: most chunks are of this kind,
+    /// and nothing else in them changes.
+    around_text: Vec<(String, String)>,
 }
 
 impl Chat {
+    fn new(head: Head, choices: usize, logprobs: bool, include_usage: bool) -> Self {
+        let called = vec![false; choices];
+        let mut chat = Self { head, choices, logprobs, include_usage, called, around_text: vec![] };
+        let mark = random_id();
+        let around = |choice| {
+            let chunk = chat.chunk(choice, json!({"content": mark}), Value::Null, None).to_string();
+            let around = chunk.split_once(&format!("\"{mark}\""));
+            around.map(|(before, behind)| (before.to_owned(), behind.to_owned()))
+        };
+        chat.around_text = (0..choices).filter_map(around).collect();
+        chat
+    }
+
+    fn text(&self, choice: usize, text: &str, frames: &mut Frames) {
+        let (before, behind) = &self.around_text[choice];
+        frames.data_text(&format!("{before}{}{behind}", json!(text)));
+    }
+
     fn chunk(&self, choice: usize, delta: Value, logprobs: Value, reason: Option<&str>) -> Value {
         let choice =
             json!({"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason});
@@ -203,6 +220,10 @@ impl Teller for Chat {
         };
         for piece in &update.pieces {
             self.called[choice] |= matches!(piece, Piece::ToolStart { .. });
+            if let (Piece::Content(text), true) = (piece, logprobs.is_null()) {
+                self.text(choice, text, frames);
+                continue;
+            }
             frames.data(&self.chunk(choice, delta(piece), logprobs.take(), None));
         }
         if !logprobs.is_null() {
@@ -269,4 +290,23 @@ fn tool_call(tool: &ToolCall) -> Value {
         "type": "function",
         "function": {"name": tool.name, "arguments": tool.arguments},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_text_are_like_all_others() {
+        for include_usage in [false, true] {
+            let head = Head::new("chatcmpl", "a \"model\"".to_owned());
+            let chat = Chat::new(head, 2, false, include_usage);
+            let text = "\"\n\u{0}é";
+            let mut fast = Frames::default();
+            chat.text(1, text, &mut fast);
+            let mut plain = Frames::default();
+            plain.data(&chat.chunk(1, json!({"content": text}), Value::Null, None));
+            assert_eq!(fast.text(), plain.text());
+        }
+    }
 }

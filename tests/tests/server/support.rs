@@ -26,8 +26,13 @@ pub struct Server {
 impl Server {
     /// Starts one on a free port, and waits until it answers.
     pub fn start(args: &[&str]) -> Self {
+        Self::start_with(&[&["--model", MODEL, "--threads", "1"], args].concat())
+    }
+
+    /// The same with another model.
+    pub fn start_with(args: &[&str]) -> Self {
         let mut child = imp_server()
-            .args(["--model", MODEL, "--port", "0", "--gpu-layers", "0", "--threads", "1"])
+            .args(["--port", "0", "--gpu-layers", "0"])
             .args(args)
             .stderr(Stdio::piped())
             .spawn()
