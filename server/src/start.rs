@@ -29,7 +29,9 @@ pub fn start(args: &Args) -> Result<(), ServerError> {
     log::install(PROGRAM, config.diagnostics.log_level);
     let model = find_model(args.model.as_deref().unwrap_or(Path::new("")), &config.paths.models)?;
     let app = Arc::new(App::new(options(args)?));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread: what takes time runs on others, and a token that crosses threads costs more than
+    // all that is done with it here.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| ServerError::System { what: "the server's threads", source })?;
