@@ -16,7 +16,7 @@
 //! | [`plan`] | how much memory everything takes, decided before the first allocation |
 //! | [`engine`] | the thread that owns the device: commands in, events out |
 //! | [`sampling`] | logits → token |
-//! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates |
+//! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates, tool calls |
 //!
 //! What is deliberately not here is listed in `ARCHITECTURE.md` ("Invariants of absence").
 
