@@ -14,6 +14,7 @@
 //! | [`cuda`] | GPUs through the NVIDIA driver: memory, streams, kernels, graphs |
 //! | [`kv`] | pages and page tables of the key-value cache |
 //! | [`plan`] | how much memory everything takes, decided before the first allocation |
+//! | [`constrain`] | grammars: which text may be generated; tool choice; think budgets |
 //! | [`engine`] | the thread that owns the device: commands in, events out |
 //! | [`sampling`] | logits → token |
 //! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates, tool calls |
@@ -23,6 +24,7 @@
 #![warn(missing_docs)]
 
 pub mod checkpoint;
+pub mod constrain;
 pub mod cuda;
 pub mod engine;
 pub mod kv;
