@@ -262,6 +262,7 @@ pub fn greedy(engine: &Engine, prompt: &[u32], max_tokens: usize, top: usize) ->
         stop: vec![],
         logprobs: Some(top),
         ignore_eos: false,
+        ..Request::default()
     };
     let mut handle = engine.submit(request).expect("the queue is empty");
     let mut tokens = vec![];

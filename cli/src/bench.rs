@@ -105,6 +105,7 @@ fn measure(
         stop: Vec::new(),
         logprobs: None,
         ignore_eos: true,
+        ..Request::default()
     };
     let answer = generate(engine, request, SecondPress::EndsProgram, &mut |_| Ok(()))?;
     if answer.reason == host::engine::FinishReason::Cancelled {

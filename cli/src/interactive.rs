@@ -154,6 +154,7 @@ impl Chat<'_> {
             stop: self.settings.stop.clone(),
             logprobs: None,
             ignore_eos: false,
+            ..Request::default()
         };
         let mut shown = false;
         let mut on_text = |text: &str| {

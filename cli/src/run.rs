@@ -48,6 +48,7 @@ pub(crate) fn run(
         stop: settings.stop.clone(),
         logprobs,
         ignore_eos: false,
+        ..Request::default()
     };
     let stream = print == Print::Text;
     let mut on_text = |text: &str| if stream { output::show(text) } else { Ok(()) };

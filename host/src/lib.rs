@@ -14,16 +14,18 @@
 //! | [`cuda`] | GPUs through the NVIDIA driver: memory, streams, kernels, graphs |
 //! | [`kv`] | pages and page tables of the key-value cache |
 //! | [`plan`] | how much memory everything takes, decided before the first allocation |
+//! | [`constrain`] | grammars: which text may be generated; tool choice; think budgets |
 //! | [`engine`] | the thread that owns the device: commands in, events out |
 //! | [`sampling`] | logits → token |
 //! | [`program`] | what the programs around the engine share |
-//! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates |
+//! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates, tool calls |
 //!
 //! What is deliberately not here is listed in `ARCHITECTURE.md` ("Invariants of absence").
 
 #![warn(missing_docs)]
 
 pub mod checkpoint;
+pub mod constrain;
 pub mod cuda;
 pub mod engine;
 pub mod kv;

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use host::engine::{Event, FinishReason, RequestHandle, SubmitError, Timings, TokenLogprob};
 use host::sampling::top_logprobs;
-use host::text::Tokenizer;
+use host::text::{OutputParser, Tokenizer};
 
 use crate::gate::{Permit, Ticket};
 use crate::generation::Generation;
 use crate::http::ApiError;
 use crate::http::route::random_id;
 use crate::metrics::{Metrics, seconds};
-use crate::output::{Piece, Splitter, plain};
+use crate::output::Piece;
 use crate::state::App;
 
 /// What became known of one choice.
@@ -86,7 +86,7 @@ pub struct Answer {
 struct Run {
     choice: usize,
     handle: RequestHandle,
-    splitter: Box<dyn Splitter>,
+    parser: OutputParser,
     prompt_tokens: usize,
     cached_tokens: usize,
     completion_tokens: usize,
@@ -158,7 +158,7 @@ impl Answer {
         self.running.push(Run {
             choice,
             handle,
-            splitter: plain(),
+            parser: OutputParser::new(self.generation.reading.settings.clone()),
             prompt_tokens,
             cached_tokens: 0,
             completion_tokens: 0,
@@ -253,7 +253,7 @@ impl Run {
     }
 
     fn split(&mut self, text: &str) -> Vec<Piece> {
-        let pieces = self.splitter.push(text);
+        let pieces = self.parser.push(text);
         if pieces.iter().any(|piece| matches!(piece, Piece::Reasoning(_))) {
             self.reasoning_tokens += 1;
         }
@@ -261,7 +261,7 @@ impl Run {
     }
 
     fn finish(&mut self) -> Vec<Piece> {
-        self.splitter.finish().into_iter().map(named).collect()
+        self.parser.finish().into_iter().map(named).collect()
     }
 
     fn end(&self, reason: FinishReason, timings: Timings, max_tokens: usize) -> End {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use argh::{EarlyExit, FromArgs};
 use config::nearest;
+use host::text::ReasoningFormat;
 
 use crate::error::ServerError;
 
@@ -83,11 +84,11 @@ pub struct Args {
     /// origin of web pages that may call the server, * = any (repeatable; default: only its own)
     #[argh(option, arg_name = "origin")]
     pub cors_origin: Vec<String>,
-    /// where thoughts of the model go: none = they stay in the content (the default); deepseek = into
-    /// reasoning_content (not supported yet)
+    /// where thoughts of the model go: deepseek = apart from the content (the default), auto = the
+    /// same where its chat template marks them, none = they stay in the content
     #[argh(option, arg_name = "f")]
     pub reasoning_format: Option<String>,
-    /// share of max_tokens for thoughts, 0 = no bound (the default; others are not supported yet)
+    /// share of max_tokens that thoughts may take, 0 = all (default: 0.5)
     #[argh(option, arg_name = "f")]
     pub think_budget: Option<f32>,
     /// append a JSON line a request to this file, with its prompt and answer
@@ -204,26 +205,26 @@ impl Args {
 }
 
 impl Args {
-    /// Thoughts cannot be told from content yet.
+    /// What becomes of thoughts. Call after [`Args::check`].
+    pub fn reasoning(&self) -> ReasoningFormat {
+        let given = self.reasoning_format.as_deref().and_then(|name| name.parse().ok());
+        given.unwrap_or(ReasoningFormat::DeepSeek)
+    }
+
+    /// Share of an answer for thoughts.
+    pub fn think_budget(&self) -> f32 {
+        self.think_budget.unwrap_or(0.5)
+    }
+
     fn check_reasoning(&self) -> Result<(), ServerError> {
-        match self.reasoning_format.as_deref() {
-            None | Some("none") => {}
-            Some("deepseek") => {
-                let reason = "--reasoning-format deepseek is not supported yet; none leaves \
-                              thoughts in the content";
-                return Err(ServerError::Unsupported(reason.to_owned()));
-            }
-            Some(other) => {
-                let message = format!("--reasoning-format {other}: expected none or deepseek");
-                return Err(ServerError::BadArgument(message));
-            }
+        if let Some(Err(problem)) =
+            self.reasoning_format.as_ref().map(|f| f.parse::<ReasoningFormat>())
+        {
+            return Err(ServerError::BadArgument(format!("--reasoning-format: {problem}")));
         }
-        match self.think_budget {
-            None | Some(0.0) => Ok(()),
-            Some(share) if share > 0.0 && share <= 1.0 => Err(ServerError::Unsupported(format!(
-                "--think-budget {share} is not supported yet; 0 sets no bound"
-            ))),
-            Some(share) => Err(ServerError::BadArgument(format!(
+        match self.think_budget() {
+            share if (0.0..=1.0).contains(&share) => Ok(()),
+            share => Err(ServerError::BadArgument(format!(
                 "--think-budget {share}: expected a number from 0 to 1"
             ))),
         }
@@ -269,9 +270,7 @@ mod tests {
             ("--model m --port 65536", "--port"),
             ("--model m --cors-origin https://a/b", "--cors-origin"),
             ("--model m --mmproj p", "--mmproj is not supported yet"),
-            ("--model m --reasoning-format deepseek", "deepseek is not supported yet"),
-            ("--model m --reasoning-format x", "expected none or deepseek"),
-            ("--model m --think-budget 0.5", "--think-budget 0.5 is not supported yet"),
+            ("--model m --reasoning-format x", "--reasoning-format: \"x\" is not"),
             ("--model m --think-budget 2", "expected a number from 0 to 1"),
         ] {
             let error = parsed(line).expect_err(line).to_string();

@@ -4,7 +4,7 @@ use host::engine::{Request, SubmitError};
 use host::sampling::SamplingParams;
 
 use crate::http::ApiError;
-use crate::output::Constraint;
+use crate::output::Reading;
 use crate::state::Loaded;
 
 /// What is asked of the engine.
@@ -26,6 +26,8 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// The answer begins with the prompt.
     pub echo: bool,
+    /// How the answers are bound and read.
+    pub reading: Reading,
 }
 
 impl Generation {
@@ -73,32 +75,9 @@ impl Generation {
             stop: self.stop.clone(),
             logprobs: self.logprobs,
             ignore_eos: self.ignore_eos,
+            shown_tokens: self.reading.shown_tokens.clone(),
+            constraint: self.reading.constraint.clone(),
+            think_budget: self.reading.think_budget.clone(),
         }
     }
-}
-
-/// The one place where a constraint is handed over.
-///
-/// # Errors
-/// 400 naming the field: no constraint can be enforced yet, and none is ignored.
-pub fn constrain(field: &str, constraint: Option<Constraint>) -> Result<(), ApiError> {
-    match constraint {
-        None => Ok(()),
-        Some(constraint) => {
-            let problem = format!("{} cannot be enforced yet", constraint.name());
-            Err(ApiError::field(field, problem).code("unsupported"))
-        }
-    }
-}
-
-/// The one place where tool definitions are handed over.
-///
-/// # Errors
-/// 400: calls cannot be told from text yet, and no definition is ignored.
-pub fn call_tools(field: &str, tools: &[serde_json::Value]) -> Result<(), ApiError> {
-    if tools.is_empty() {
-        return Ok(());
-    }
-    let problem = "tool calls are not supported yet; tool_choice \"none\" goes without";
-    Err(ApiError::field(field, problem).code("unsupported"))
 }

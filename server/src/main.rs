@@ -12,7 +12,7 @@
 //! | `http` | connections, bodies, guards, routes; errors in the dialect spoken |
 //! | `api` | one file a dialect: JSON → [`generation::Generation`], updates → events or JSON |
 //! | `answer` | the engine's events of all choices of a request, as updates |
-//! | `output` | the seam that splits generated text into reasoning, content and tool calls |
+//! | `output` | how answers are bound and read: grammars, tool calls, thoughts |
 //! | `gate` | how many requests run, and how many wait |
 //! | `limits` | every bound |
 //!

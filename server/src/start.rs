@@ -18,7 +18,7 @@ use crate::args::Args;
 use crate::error::ServerError;
 use crate::http::listen;
 use crate::request_log::RequestLog;
-use crate::state::{App, Loaded, Options, model_id, now};
+use crate::state::{App, Loaded, Options, model_id};
 
 /// Runs the server until a signal ends it.
 ///
@@ -139,6 +139,7 @@ fn spawn_load(
         min_kv_tokens: args.min_kv_tokens,
         chat_template: args.chat_template.clone().unwrap_or_else(|| "auto".to_owned()),
     };
+    let (reasoning, think_budget) = (args.reasoning(), f64::from(args.think_budget()));
     let (mem_report, level) = (args.mem_report, config.diagnostics.log_level);
     tokio::task::spawn_blocking(move || {
         let began = Instant::now();
@@ -150,7 +151,7 @@ fn spawn_load(
                     .to_owned(),
             )
         })?;
-        app.set_loaded(Loaded { engine, tokenizer, id, created: now() });
+        app.set_loaded(Loaded::new(engine, tokenizer, id, reasoning, think_budget));
         Ok(())
     })
 }

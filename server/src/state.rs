@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use host::constrain::Grammars;
 use host::engine::{Engine, Health, MAX_IN_PROGRESS};
 use host::sampling::SamplingParams;
-use host::text::Tokenizer;
+use host::text::{ReasoningFormat, Tokenizer, ToolFormat};
 use hyper::StatusCode;
 use tokio::sync::Semaphore;
 
@@ -54,6 +55,35 @@ pub struct Loaded {
     pub id: String,
     /// Seconds since the epoch.
     pub created: i64,
+    /// How it writes tool calls.
+    pub tool_format: ToolFormat,
+    /// Compiles what answers must be.
+    pub grammars: Grammars,
+    /// What becomes of thoughts in requests that do not say.
+    pub reasoning: ReasoningFormat,
+    /// Share of an answer for thoughts; 0 is unbounded.
+    pub think_budget: f64,
+}
+
+impl Loaded {
+    /// A model under this name.
+    pub fn new(
+        engine: Engine,
+        tokenizer: Arc<Tokenizer>,
+        id: String,
+        reasoning: ReasoningFormat,
+        think_budget: f64,
+    ) -> Self {
+        let ids = 0..u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let special = ids.filter(|&id| tokenizer.is_special(id));
+        let spellings: Vec<&str> =
+            special.filter_map(|id| std::str::from_utf8(tokenizer.piece(id)).ok()).collect();
+        let template = engine.template().map(|t| t.source()).unwrap_or_default();
+        let tool_format = ToolFormat::detect(template, &spellings);
+        let grammars = Grammars::new(tokenizer.clone());
+        let created = now();
+        Self { engine, tokenizer, id, created, tool_format, grammars, reasoning, think_budget }
+    }
 }
 
 /// Settings of [`App::new`].

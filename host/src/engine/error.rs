@@ -244,7 +244,7 @@ impl RequestError {
         match self {
             Self::NonFiniteLogits { .. } | Self::CheckpointDamaged(_) => ErrorKind::InvalidModel,
             Self::Device(_) => ErrorKind::Cuda,
-            Self::EngineEnded(_) => ErrorKind::Internal,
+            Self::EngineEnded(_) | Self::Constraint { .. } => ErrorKind::Internal,
         }
     }
 }

@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use crate::constrain::{Constraint, ConstraintError, ThinkBudget};
 use crate::plan::MemoryPlan;
 use crate::sampling::SamplingParams;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -73,7 +74,7 @@ pub trait LoadProgress {
 }
 
 /// A request as the engine takes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
@@ -87,6 +88,13 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Never choose an end-of-generation token, so that the answer goes on.
     pub ignore_eos: bool,
+    /// Control tokens whose text is part of the answer, such as markers of tool calls; those
+    /// that end generation stay without text.
+    pub shown_tokens: Vec<u32>,
+    /// What the answer must be. Its tokens are chosen on the host.
+    pub constraint: Option<Constraint>,
+    /// Ends reasoning that takes too long.
+    pub think_budget: Option<ThinkBudget>,
 }
 
 /// What the engine says about a request, in order; the last is `Done` or `Failed`.
@@ -171,6 +179,14 @@ pub enum RequestError {
     NonFiniteLogits {
         /// Tokens generated before; the position in an evaluation.
         tokens: usize,
+    },
+    /// The answer cannot be what was asked for. Other requests go on.
+    #[error("after {tokens} tokens: {error}")]
+    Constraint {
+        /// Tokens generated before.
+        tokens: usize,
+        /// Why.
+        error: ConstraintError,
     },
     /// The backend failed. The engine takes no requests any more.
     #[error("the device failed: {0}")]

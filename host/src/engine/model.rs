@@ -35,8 +35,8 @@ pub(super) trait Model: Send {
 
 /// Token ids → text.
 pub(super) trait Vocabulary: Send + Sync {
-    /// The text of one answer, from its beginning.
-    fn stream(&self) -> Box<dyn TextStream>;
+    /// The text of one answer, from its beginning, with these control tokens in it.
+    fn stream(&self, shown: &[u32]) -> Box<dyn TextStream>;
     /// Tokens that end an answer.
     fn end_of_generation(&self) -> &[u32];
     /// The tokens of plain text; what is wrong with it otherwise.
@@ -63,8 +63,8 @@ impl OwnVocabulary {
 }
 
 impl Vocabulary for OwnVocabulary {
-    fn stream(&self) -> Box<dyn TextStream> {
-        let (tokenizer, stream) = (self.tokenizer.clone(), DetokenStream::default());
+    fn stream(&self, shown: &[u32]) -> Box<dyn TextStream> {
+        let (tokenizer, stream) = (self.tokenizer.clone(), DetokenStream::showing(shown.to_vec()));
         Box::new(OwnStream { tokenizer, stream })
     }
     fn end_of_generation(&self) -> &[u32] {

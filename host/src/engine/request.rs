@@ -10,6 +10,7 @@ use super::command::Slot;
 use super::handle::Canceller;
 use super::model::{TextStream, Vocabulary};
 use super::{Event, FinishReason, Request, RequestError, SubmitError, Timings, TokenLogprob};
+use crate::constrain::{Constraint, ConstraintError, ThinkBudget};
 use crate::ops::{SampleRequest, Sampled};
 use crate::sampling::{Sampler, top_logprobs};
 use crate::text::StopMatcher;
@@ -27,6 +28,8 @@ pub(super) struct Generation {
     vocabulary: Option<Arc<dyn Vocabulary>>,
     sampler: Sampler,
     text: Option<Box<dyn TextStream>>,
+    constraint: Option<Constraint>,
+    think_budget: Option<ThinkBudget>,
     stop: StopMatcher,
     /// Tokens to generate at most: what was asked for, or what the context holds.
     max_tokens: usize,
@@ -73,8 +76,10 @@ impl Generation {
         }
         let generation = Self {
             sampler,
-            text: vocabulary.as_ref().map(|vocabulary| vocabulary.stream()),
+            text: vocabulary.as_ref().map(|v| v.stream(&request.shown_tokens)),
             vocabulary,
+            constraint: request.constraint.clone(),
+            think_budget: request.think_budget.clone(),
             stop: StopMatcher::new(&request.stop),
             max_tokens,
             logprobs: request.logprobs,
@@ -109,6 +114,9 @@ impl Generation {
 
     /// How the model can choose the token that follows; `None` where [`Generation::next`] must.
     pub fn sample_request(&mut self, slot: usize) -> Option<SampleRequest<'_>> {
+        if self.constraint.is_some() || self.forced().is_some() {
+            return None;
+        }
         match self.logprobs {
             // Only that of the chosen token comes with it.
             None | Some(0) => self.sampler.device_request(slot),
@@ -133,14 +141,39 @@ impl Generation {
             self.unmodified.clear();
             self.unmodified.extend_from_slice(logits);
         }
-        // Only a distribution without any token left fails here, and a NaN was refused above.
-        let Ok(id) = self.sampler.sample(logits) else { return self.no_distribution() };
+        let id = match self.forced() {
+            Some(id) => id,
+            None => {
+                if let Some(Err(error)) = self.constraint.as_mut().map(|c| c.mask(logits)) {
+                    return self.unconstrained(error);
+                }
+                // Only a distribution without any token left fails here; a NaN was refused above.
+                match (self.sampler.sample(logits), &self.constraint) {
+                    (Ok(id), _) => id,
+                    (Err(_), None) => return self.no_distribution(),
+                    (Err(_), Some(_)) => {
+                        let left = "the model gives no token that it allows any probability";
+                        return self.unconstrained(ConstraintError::Failed(left.to_owned()));
+                    }
+                }
+            }
+        };
         self.sampler.accept(id);
         let logprob = self.logprobs.map(|n| {
             let (logprob, top) = top_logprobs(&self.unmodified, id, n);
             TokenLogprob { logprob, top }
         });
         self.take(id, logprob)
+    }
+
+    /// The token that comes next without being chosen.
+    fn forced(&self) -> Option<u32> {
+        self.think_budget.as_ref().and_then(ThinkBudget::forced)
+    }
+
+    fn unconstrained(&self, error: ConstraintError) -> Next {
+        let tokens = self.timings.generated_tokens;
+        Next::Failed(RequestError::Constraint { tokens, error })
     }
 
     fn no_distribution(&self) -> Next {
@@ -150,6 +183,13 @@ impl Generation {
 
     /// Shows the token that was chosen.
     fn take(&mut self, id: u32, logprob: Option<TokenLogprob>) -> Next {
+        if let Some(budget) = &mut self.think_budget {
+            budget.accept(id);
+        }
+        if let Some(Err(error)) = self.constraint.as_mut().map(|c| c.accept(id)) {
+            return self.unconstrained(error);
+        }
+        let complete = self.constraint.as_ref().is_some_and(Constraint::is_complete);
         self.timings.generated_tokens += 1;
         let ended = self.vocabulary.as_deref().is_some_and(|v| v.end_of_generation().contains(&id));
         let (text, stop) = if ended { (String::new(), None) } else { self.show(id) };
@@ -158,6 +198,8 @@ impl Generation {
             Next::Done(FinishReason::EndOfGeneration)
         } else if let Some(stop) = stop {
             Next::Done(FinishReason::StopString(stop))
+        } else if complete {
+            Next::Done(FinishReason::EndOfGeneration)
         } else if self.timings.generated_tokens == self.max_tokens {
             Next::Done(FinishReason::Length)
         } else {
@@ -292,4 +334,79 @@ fn breakers(
         vocabulary.encode(text).map_err(untokenizable)
     };
     params.dry_sequence_breakers.iter().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Samples, Setup, read, request};
+    use super::*;
+    use crate::constrain::{GrammarSpec, Grammars};
+    use crate::text::{ReasoningFormat, ThinkMarkers, ToolFormat, testing};
+
+    fn prompt(seed: u32, len: u32) -> Vec<u32> {
+        (0..len).map(|index| (seed + 7 * index) % 26).collect()
+    }
+
+    /// The fake model's logits go by id, and so do a published vocabulary's first tokens: `!` is the 17th.
+    fn constrained(regex: &str) -> Request {
+        let grammars = Grammars::new(testing::tokenizer("smollm2"));
+        let constraint = grammars.compile(&GrammarSpec::Regex(regex.to_owned())).unwrap();
+        Request { constraint: Some(constraint), ..request(&prompt(3, 20), 12) }
+    }
+
+    #[test]
+    fn a_grammar_rules_its_own_answer_alone() {
+        for samples in [Samples::Host, Samples::Model] {
+            let free = Request { ignore_eos: true, ..request(&prompt(2, 30), 9) };
+            let alone = Setup::default().start().answer(free.clone()).tokens;
+            let bench = Setup { samples, ..Setup::default() }.start();
+            let requests = [constrained("[!#]{3}\\+"), free, constrained("\"{4}")];
+            let handles = requests.map(|request| bench.engine.submit(request).unwrap());
+            let [first, second, third] = handles.map(read);
+            let reads = bench.reads.load(std::sync::atomic::Ordering::Relaxed);
+            assert!(first.tokens[..3].iter().all(|id| [17, 19].contains(id)), "{first:?}");
+            assert_eq!((first.tokens[3], first.tokens.len()), (27, 4));
+            assert_eq!(first.reason(), FinishReason::EndOfGeneration);
+            assert_eq!(second.tokens, alone);
+            assert_eq!(third.tokens, [18; 4]);
+            if samples == Samples::Model {
+                assert!(reads <= first.tokens.len() + third.tokens.len(), "{reads}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_constrained_fails_alone() {
+        let bench = Setup::default().start();
+        // None of its tokens is among the fake model's.
+        let failed = bench.answer(constrained("xyz")).end.unwrap_err();
+        assert!(matches!(failed, RequestError::Constraint { tokens: 0, .. }), "{failed}");
+        assert_eq!(bench.answer(constrained("!")).tokens, [17]);
+    }
+
+    #[test]
+    fn reasoning_beyond_its_budget_is_ended() {
+        let markers = ThinkMarkers::choose(ReasoningFormat::DeepSeek, "", ToolFormat::NONE);
+        // Markers that the fake model has tokens for.
+        let markers = ThinkMarkers { close: "+", end: "#+", ..markers.unwrap() };
+        let tokenizer = testing::tokenizer("smollm2");
+        let end = tokenizer.encode("#+", false, true).unwrap();
+        for samples in [Samples::Host, Samples::Model] {
+            let bench = Setup { samples, next: Some(|_| 5), ..Setup::default() }.start();
+            let budget = ThinkBudget::new(tokenizer.clone(), &markers, true, 3).unwrap();
+            let logprobs = Some(0);
+            let request = Request {
+                think_budget: Some(budget),
+                logprobs,
+                ignore_eos: true,
+                ..request(&prompt(1, 8), 8)
+            };
+            let answer = bench.answer(request);
+            let mut expected = vec![5, 5, 5];
+            expected.extend(&end);
+            expected.resize(8, 5);
+            assert_eq!(answer.tokens, expected);
+            assert_eq!(answer.logprobs.len(), 8);
+        }
+    }
 }

@@ -273,7 +273,7 @@ pub(super) fn reference_answer(prompt: &[u32], n: usize) -> Vec<u32> {
 struct Letters;
 
 impl Vocabulary for Letters {
-    fn stream(&self) -> Box<dyn TextStream> {
+    fn stream(&self, _shown: &[u32]) -> Box<dyn TextStream> {
         Box::new(LetterStream { late: false })
     }
     fn end_of_generation(&self) -> &[u32] {
@@ -319,6 +319,7 @@ pub(super) fn request(prompt: &[u32], max_tokens: usize) -> Request {
         stop: vec![],
         logprobs: None,
         ignore_eos: false,
+        ..Request::default()
     }
 }
 

@@ -9,14 +9,22 @@ use super::Tokenizer;
 /// starts with belongs to the text, also on the first token.
 #[derive(Debug, Default)]
 pub struct DetokenStream {
+    /// Control tokens that have text all the same, ascending.
+    shown: Vec<u32>,
     /// The head of a character; under four bytes.
     pending: Vec<u8>,
 }
 
 impl DetokenStream {
-    /// Text that `id` completes, possibly none. Control tokens give no text.
+    /// Gives the text of these control tokens too: what reads the text needs them as markers.
+    pub fn showing(mut shown: Vec<u32>) -> Self {
+        shown.sort_unstable();
+        Self { shown, ..Self::default() }
+    }
+
+    /// Text that `id` completes, possibly none. Control tokens give no text but for those to be shown.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        if tokenizer.is_special(id) {
+        if tokenizer.is_special(id) && self.shown.binary_search(&id).is_err() {
             return String::new();
         }
         self.push_bytes(tokenizer.piece(id))

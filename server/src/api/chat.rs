@@ -6,14 +6,16 @@ use super::json::Fields;
 use super::prompt::{self, Conversation};
 use super::{Context, FINGERPRINT, Job, logprob_entry, model, sampling, timings, usage};
 use crate::answer::{End, TokenEntry, Update};
-use crate::generation::{Generation, call_tools};
+use crate::generation::Generation;
 use crate::http::route::random_id;
 use crate::http::{ApiError, Dialect};
 use crate::limits::{CHOICES, TOP_LOGPROBS};
-use crate::output::Piece;
+use crate::output::{Piece, Reading, Wish};
 use crate::state::now;
 use crate::stream::{Choice, Frames, Teller, ToolCall, Totals};
+use host::constrain::tools::ToolChoice;
 use host::engine::FinishReason;
+use host::text::ReasoningFormat;
 
 /// Makes a request of a body.
 ///
@@ -23,23 +25,32 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let fields = Fields::new(body);
     let model = model(&fields, context.loaded)?;
     sampling::refuse_unsupported(&fields)?;
-    sampling::constraints(&fields)?;
-    refuse_reasoning_format(&fields)?;
     let choices = fields.count("n", 1, CHOICES)?.unwrap_or(1) as usize;
-    let prompt = prompt::tokens(context.loaded, conversation(&fields)?)?;
+    let conversation = conversation(&fields)?;
+    let wish = Wish {
+        tools: conversation.tools.clone(),
+        choice: tool_choice(&fields)?,
+        parallel: fields.flag("parallel_tool_calls", true)?,
+        grammar: sampling::grammar(&fields)?,
+        reasoning: reasoning_format(&fields)?,
+        think_budget: think_budget(&fields)?,
+    };
+    let (prompt, text) = prompt::tokens(context.loaded, conversation)?;
     let max_tokens =
-        sampling::max_tokens(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?;
+        sampling::max_tokens(&fields, &["max_completion_tokens", "max_tokens", "n_predict"], 1)?
+            .unwrap_or(usize::MAX);
     let options = fields.object("stream_options")?;
     let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
     let generation = Generation {
         prompts: vec![prompt],
         choices,
-        max_tokens: max_tokens.unwrap_or(usize::MAX),
+        max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
         stop: sampling::stop(&fields, "stop")?,
         logprobs: logprobs(&fields)?,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: false,
+        reading: Reading::new(context.loaded, wish, &text, max_tokens)?,
     };
     generation.check(context.loaded, "messages")?;
     let head = Head::new("chatcmpl", model);
@@ -75,7 +86,6 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if fields.get("tool_choice").is_some_and(|choice| choice == "none") {
         return Ok(vec![]);
     }
-    call_tools("tools", &tools)?;
     Ok(tools)
 }
 
@@ -90,13 +100,46 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// Thoughts cannot be told from content yet: they stay in it.
-fn refuse_reasoning_format(fields: &Fields<'_>) -> Result<(), ApiError> {
-    match fields.text("reasoning_format")? {
-        None | Some("none" | "auto") => Ok(()),
-        Some(other) => {
-            let problem = format!("is {other:?}, and only \"none\" is supported yet");
-            Err(fields.error("reasoning_format", problem).code("unsupported"))
+/// `reasoning_format`, as llama.cpp calls it.
+fn reasoning_format(fields: &Fields<'_>) -> Result<Option<ReasoningFormat>, ApiError> {
+    let parse = |name: &str| name.parse().map_err(|p: String| fields.error("reasoning_format", p));
+    fields.text("reasoning_format")?.map(parse).transpose()
+}
+
+/// Most tokens of thoughts, as llama.cpp and vLLM call it; −1 is no bound of the request's own.
+fn think_budget(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+    sampling::max_tokens(fields, &["thinking_budget_tokens", "thinking_token_budget"], 0)
+}
+
+/// `tool_choice`: a word, or the function to call, under `function` or (in the responses API) itself.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
+    match fields.get("tool_choice") {
+        None => Ok(ToolChoice::Auto),
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Ok(ToolChoice::Auto),
+            "none" => Ok(ToolChoice::None),
+            "required" => Ok(ToolChoice::Required),
+            other => {
+                let problem = format!("is {other:?}, expected none, auto, required or a function");
+                Err(fields.error("tool_choice", problem))
+            }
+        },
+        Some(value) => {
+            let choice = Fields::of(value, &fields.path("tool_choice"))?;
+            match choice.needed_text("type")? {
+                "function" => {
+                    let inner = choice.object("function")?;
+                    let name = inner.as_ref().unwrap_or(&choice).needed_text("name")?;
+                    Ok(ToolChoice::Named(name.to_owned()))
+                }
+                other => {
+                    let problem = format!("is {other:?}, and only \"function\" is supported");
+                    Err(choice.error("type", problem).code("unsupported"))
+                }
+            }
         }
     }
 }

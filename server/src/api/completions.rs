@@ -11,7 +11,7 @@ use crate::answer::{TokenEntry, Update};
 use crate::generation::Generation;
 use crate::http::{ApiError, Dialect};
 use crate::limits::{CHOICES, PROMPTS, TOP_LOGPROBS};
-use crate::output::Piece;
+use crate::output::{Piece, Reading};
 use crate::stream::{Choice, Frames, Teller, Totals};
 
 /// OpenAI's default.
@@ -25,7 +25,6 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let fields = Fields::new(body);
     let model = model(&fields, context.loaded)?;
     sampling::refuse_unsupported(&fields)?;
-    sampling::constraints(&fields)?;
     let choices = fields.count("n", 1, CHOICES)?.unwrap_or(1);
     if fields.count("best_of", 1, CHOICES)?.is_some_and(|best_of| best_of != choices) {
         return Err(fields.error("best_of", "is not supported unless it equals n"));
@@ -45,6 +44,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         logprobs,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: fields.flag("echo", false)?,
+        reading: Reading::constrained(context.loaded, sampling::grammar(&fields)?)?,
     };
     generation.check(context.loaded, "prompt")?;
     let teller = Completion {

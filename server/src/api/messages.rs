@@ -1,5 +1,6 @@
 //! Anthropic's `/v1/messages` and `/v1/messages/count_tokens`.
 
+use host::constrain::tools::ToolChoice;
 use host::engine::FinishReason;
 use serde_json::{Map, Value, json};
 
@@ -7,11 +8,11 @@ use super::json::{Fields, kind, wrong};
 use super::prompt::{self, Conversation};
 use super::{Context, Job, model, sampling};
 use crate::answer::{End, Update};
-use crate::generation::{Generation, call_tools};
+use crate::generation::Generation;
 use crate::http::route::random_id;
 use crate::http::{ApiError, Dialect};
 use crate::limits::{MESSAGES, TOOLS};
-use crate::output::Piece;
+use crate::output::{Piece, Reading, Wish};
 use crate::stream::{Choice, Frames, Teller, Totals};
 
 /// Makes a request of a body.
@@ -24,8 +25,17 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let missing = || fields.error("max_tokens", "is missing, expected a whole number");
     let max_tokens = sampling::max_tokens(&fields, &["max_tokens"], 1)?;
     let max_tokens = max_tokens.ok_or_else(missing)?;
-    refuse_thinking(&fields)?;
-    let prompt = prompt::tokens(context.loaded, conversation(&fields)?)?;
+    let conversation = conversation(&fields)?;
+    let (choice, parallel) = tool_choice(&fields)?;
+    let wish = Wish {
+        tools: conversation.tools.clone(),
+        choice,
+        parallel,
+        grammar: sampling::grammar(&fields)?,
+        reasoning: None,
+        think_budget: thinking(&fields)?.1,
+    };
+    let (prompt, text) = prompt::tokens(context.loaded, conversation)?;
     let input_tokens = prompt.len();
     let generation = Generation {
         prompts: vec![prompt],
@@ -36,6 +46,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         logprobs: None,
         ignore_eos: false,
         echo: false,
+        reading: Reading::new(context.loaded, wish, &text, max_tokens)?,
     };
     generation.check(context.loaded, "messages")?;
     let id = format!("msg_{}", random_id());
@@ -48,23 +59,39 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
 /// # Errors
 /// 400 naming the field.
 pub fn count_tokens(context: &Context<'_>, body: &Map<String, Value>) -> Result<Value, ApiError> {
-    let tokens = prompt::tokens(context.loaded, conversation(&Fields::new(body))?)?;
+    let (tokens, _) = prompt::tokens(context.loaded, conversation(&Fields::new(body))?)?;
     Ok(json!({"input_tokens": tokens.len()}))
 }
 
-/// Thoughts cannot be told from text yet, so no budget of them can be kept.
-fn refuse_thinking(fields: &Fields<'_>) -> Result<(), ApiError> {
-    let Some(thinking) = fields.object("thinking")? else { return Ok(()) };
+/// `thinking`: whether the template shall ask for it, and how many tokens it may take.
+fn thinking(fields: &Fields<'_>) -> Result<(Option<bool>, Option<usize>), ApiError> {
+    let Some(thinking) = fields.object("thinking")? else { return Ok((None, None)) };
     match thinking.needed_text("type")? {
-        "disabled" | "adaptive" => Ok(()),
-        "enabled" => {
-            Err(thinking.error("type", "\"enabled\" is not supported yet").code("unsupported"))
-        }
+        "disabled" => Ok((Some(false), None)),
+        "adaptive" => Ok((None, None)),
+        "enabled" => Ok((Some(true), sampling::max_tokens(&thinking, &["budget_tokens"], 0)?)),
         other => {
             let problem = format!("is {other:?}, expected enabled, disabled or adaptive");
             Err(thinking.error("type", problem))
         }
     }
+}
+
+/// `tool_choice`, and whether several calls may come in one answer.
+fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, bool), ApiError> {
+    let Some(choice) = fields.object("tool_choice")? else { return Ok((ToolChoice::Auto, true)) };
+    let parallel = !choice.flag("disable_parallel_tool_use", false)?;
+    let which = match choice.needed_text("type")? {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "any" => ToolChoice::Required,
+        "tool" => ToolChoice::Named(choice.needed_text("name")?.to_owned()),
+        other => {
+            let problem = format!("is {other:?}, expected auto, any, tool or none");
+            return Err(choice.error("type", problem));
+        }
+    };
+    Ok((which, parallel))
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
@@ -84,8 +111,8 @@ fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
         message["role"] == "assistant" && message.get("tool_calls").is_none()
     });
     let mut variables = prompt::variables(fields)?;
-    if fields.object("thinking")?.is_some_and(|t| t.get("type").is_some_and(|t| t == "disabled")) {
-        variables.entry("enable_thinking").or_insert(json!(false));
+    if let Some(enabled) = thinking(fields)?.0 {
+        variables.entry("enable_thinking").or_insert(json!(enabled));
     }
     let tools = tools(fields)?;
     Ok(Conversation { messages, tools, variables, goes_on, head: true, field: "messages" })
@@ -206,7 +233,7 @@ impl Turn {
 /// The client's own tools. Those that Anthropic runs have a type of their own, and do not exist
 /// here.
 fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
-    if fields.object("tool_choice")?.is_some_and(|c| c.get("type").is_some_and(|t| t == "none")) {
+    if tool_choice(fields)?.0 == ToolChoice::None {
         return Ok(vec![]);
     }
     let list = fields.list("tools", TOOLS)?.unwrap_or(&[]);
@@ -215,9 +242,7 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
         .filter(|tool| tool.get("type").is_none_or(|kind| kind.is_null() || kind == "custom"));
     let own = json!({"tools": own.collect::<Vec<_>>()});
     let Value::Object(own) = &own else { return Err(ApiError::internal(kind(&own))) };
-    let tools = prompt::tools(&Fields::new(own), "input_schema")?;
-    call_tools("tools", &tools)?;
-    Ok(tools)
+    prompt::tools(&Fields::new(own), "input_schema")
 }
 
 /// Tells an answer as a `message`.

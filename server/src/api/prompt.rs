@@ -69,19 +69,20 @@ pub fn render(
     Ok((text, literals))
 }
 
-/// The prompt as token ids.
+/// The prompt as token ids, and as text.
 ///
 /// # Errors
 /// As [`render`].
-pub fn tokens(loaded: &Loaded, conversation: Conversation) -> Result<Vec<u32>, ApiError> {
+pub fn tokens(loaded: &Loaded, conversation: Conversation) -> Result<(Vec<u32>, String), ApiError> {
     let field = conversation.field;
     let (text, literals) = render(loaded, conversation)?;
     let tokenizer = &loaded.tokenizer;
     let bos = tokenizer.bos().map(|id| tokenizer.piece(id)).unwrap_or_default();
     let has_bos = !bos.is_empty() && text.as_bytes().starts_with(bos);
-    literals
+    let ids = literals
         .encode(tokenizer, &text, !has_bos)
-        .map_err(|error| ApiError::field(field, error.to_string()))
+        .map_err(|error| ApiError::field(field, error.to_string()))?;
+    Ok((ids, text))
 }
 
 /// Every string of a message but its role: text that somebody said.

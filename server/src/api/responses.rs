@@ -1,17 +1,19 @@
 //! OpenAI's `/v1/responses`, without memory: nothing is stored, and nothing can be referred to.
 
+use host::constrain::GrammarSpec;
 use host::engine::FinishReason;
 use serde_json::{Map, Value, json};
 
+use super::chat::tool_choice;
 use super::json::{Fields, wrong};
 use super::prompt::{self, Conversation};
 use super::{Context, Job, model, sampling, shortest};
 use crate::answer::{End, Update};
-use crate::generation::{Generation, call_tools, constrain};
+use crate::generation::Generation;
 use crate::http::route::random_id;
 use crate::http::{ApiError, Dialect};
 use crate::limits::{MESSAGES, TOOLS};
-use crate::output::{Constraint, Piece};
+use crate::output::{Piece, Reading, Wish};
 use crate::state::now;
 use crate::stream::{Choice, Frames, Teller, Totals};
 
@@ -23,7 +25,16 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let fields = Fields::new(body);
     let model = model(&fields, context.loaded)?;
     refuse_unsupported(&fields)?;
-    let prompt = prompt::tokens(context.loaded, conversation(&fields)?)?;
+    let conversation = conversation(&fields)?;
+    let wish = Wish {
+        tools: conversation.tools.clone(),
+        choice: tool_choice(&fields)?,
+        parallel: fields.flag("parallel_tool_calls", true)?,
+        grammar: grammar(&fields)?,
+        reasoning: None,
+        think_budget: None,
+    };
+    let (prompt, text) = prompt::tokens(context.loaded, conversation)?;
     let max_tokens = sampling::max_tokens(&fields, &["max_output_tokens"], 1)?;
     let generation = Generation {
         prompts: vec![prompt],
@@ -34,6 +45,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         logprobs: None,
         ignore_eos: false,
         echo: false,
+        reading: Reading::new(context.loaded, wish, &text, max_tokens.unwrap_or(usize::MAX))?,
     };
     generation.check(context.loaded, "input")?;
     let echoed = |name: &str, default: Value| fields.get(name).cloned().unwrap_or(default);
@@ -76,14 +88,19 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
             "message.output_text.logprobs is not supported; /v1/chat/completions has them";
         return Err(fields.error("include", problem).code("unsupported"));
     }
-    let Some(text) = fields.object("text")? else { return Ok(()) };
-    let Some(format) = text.object("format")? else { return Ok(()) };
-    let constraint = match format.needed_text("type")? {
+    Ok(())
+}
+
+/// `text.format`.
+fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
+    let Some(text) = fields.object("text")? else { return Ok(None) };
+    let Some(format) = text.object("format")? else { return Ok(None) };
+    let spec = match format.needed_text("type")? {
         "text" => None,
-        "json_object" => Some(Constraint::JsonObject),
+        "json_object" => Some(GrammarSpec::JsonObject),
         "json_schema" => {
             let schema = format.get("schema").cloned();
-            Some(Constraint::JsonSchema(
+            Some(GrammarSpec::JsonSchema(
                 schema.ok_or_else(|| format.error("schema", "is missing"))?,
             ))
         }
@@ -92,7 +109,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
             return Err(format.error("type", problem));
         }
     };
-    constrain("text.format", constraint)
+    Ok(spec.map(|spec| (text.path("format"), spec)))
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
@@ -209,9 +226,7 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     let functions: Vec<&Value> = list.iter().filter(|tool| tool["type"] == "function").collect();
     let mut own = Map::new();
     own.insert("tools".to_owned(), json!(functions));
-    let tools = prompt::tools(&Fields::new(&own), "parameters")?;
-    call_tools("tools", &tools)?;
-    Ok(tools)
+    prompt::tools(&Fields::new(&own), "parameters")
 }
 
 /// Tells an answer as a `response`.

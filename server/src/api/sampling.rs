@@ -1,14 +1,13 @@
 //! Fields that say how tokens are chosen, and what else bounds an answer, in every spelling that
 //! clients use.
 
+use host::constrain::GrammarSpec;
 use host::sampling::SamplingParams;
 use serde_json::Value;
 
 use super::json::{Fields, wrong};
-use crate::generation::constrain;
 use crate::http::ApiError;
 use crate::limits::{LOGIT_BIAS, MAX_TOKENS, STOP_BYTES, STOPS};
-use crate::output::Constraint;
 
 /// One row a number: where it is kept, and its spellings.
 type Float = (&'static [&'static str], fn(&mut SamplingParams) -> &mut f32);
@@ -162,8 +161,6 @@ const REFUSED: &[&str] = &[
     "use_beam_search",
     "prompt_logprobs",
     "suffix",
-    "thinking_budget_tokens",
-    "thinking_token_budget",
     "include_stop_str_in_output",
     "functions",
     "web_search_options",
@@ -198,42 +195,46 @@ fn asks_for_something(value: &Value) -> bool {
     }
 }
 
-/// Hands over what the text must be, in every spelling.
+/// What the text must be, in every spelling, with the field that says so.
 ///
 /// # Errors
 /// 400 naming the field.
-pub fn constraints(fields: &Fields<'_>) -> Result<(), ApiError> {
-    constrain("response_format", response_format(fields)?)?;
-    let schema = |name: &str| fields.get(name).cloned().map(Constraint::JsonSchema);
-    for name in ["json_schema", "guided_json"] {
-        constrain(name, schema(name))?;
-    }
-    for (name, make) in [
-        ("grammar", Constraint::Gbnf as fn(String) -> Constraint),
-        ("guided_regex", Constraint::Regex),
-        ("guided_grammar", Constraint::Lark),
-    ] {
-        let text = fields.text(name)?.filter(|text| !text.is_empty());
-        constrain(name, text.map(|text| make(text.to_owned())))?;
-    }
+pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
+    let text = |name| fields.text(name).map(|text| text.filter(|text| !text.is_empty()));
+    let schema = |name| fields.get(name).cloned().map(GrammarSpec::JsonSchema);
+    let owned = str::to_owned;
+    let found = [
+        ("response_format", response_format(fields)?),
+        ("json_schema", schema("json_schema")),
+        ("guided_json", schema("guided_json")),
+        ("grammar", text("grammar")?.map(owned).map(GrammarSpec::Gbnf)),
+        ("guided_regex", text("guided_regex")?.map(owned).map(GrammarSpec::Regex)),
+        ("guided_grammar", text("guided_grammar")?.map(owned).map(GrammarSpec::Lark)),
+    ];
     for name in ["guided_choice", "structured_outputs"] {
         if fields.get(name).is_some_and(asks_for_something) {
             return Err(fields.error(name, "is not supported yet").code("unsupported"));
         }
     }
-    Ok(())
+    let mut found = found.into_iter().filter_map(|(name, spec)| Some((fields.path(name), spec?)));
+    match (found.next(), found.next()) {
+        (Some((first, _)), Some((second, _))) => {
+            Err(ApiError::field(second, format!("cannot be combined with {first}")))
+        }
+        (found, _) => Ok(found),
+    }
 }
 
-fn response_format(fields: &Fields<'_>) -> Result<Option<Constraint>, ApiError> {
+fn response_format(fields: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
     let Some(format) = fields.object("response_format")? else { return Ok(None) };
     match format.needed_text("type")? {
         "text" => Ok(None),
-        "json_object" => Ok(Some(Constraint::JsonObject)),
+        "json_object" => Ok(Some(GrammarSpec::JsonObject)),
         "json_schema" => {
             let named = format.object("json_schema")?;
             let schema = named.as_ref().and_then(|named| named.get("schema"));
             let missing = || format.error("json_schema.schema", "is missing");
-            Ok(Some(Constraint::JsonSchema(schema.ok_or_else(missing)?.clone())))
+            Ok(Some(GrammarSpec::JsonSchema(schema.ok_or_else(missing)?.clone())))
         }
         other => Err(format
             .error("type", format!("is {other:?}, expected text, json_object or json_schema"))),
@@ -300,24 +301,19 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused_and_not_ignored() {
-        for body in [
-            json!({"response_format": {"type": "json_object"}}),
-            json!({"grammar": "root ::= \"a\""}),
-            json!({"guided_json": {}}),
-            json!({"guided_choice": ["a"]}),
-        ] {
-            let fields = Fields::new(body.as_object().unwrap());
-            let error = constraints(&fields).expect_err(&body.to_string());
-            assert_eq!(
-                error.param.as_deref(),
-                body.as_object().unwrap().keys().next().map(|k| &**k)
-            );
+        for name in ["guided_choice", "structured_outputs"] {
+            let body = json!({name: ["a"]});
+            let error = grammar(&Fields::new(body.as_object().unwrap())).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(name));
         }
         let fine = json!({"response_format": {"type": "text"}, "grammar": "", "bad_words": [],
             "min_tokens": 0, "suffix": null, "unheard_of": 1});
         let fields = Fields::new(fine.as_object().unwrap());
-        constraints(&fields).unwrap();
+        assert_eq!(grammar(&fields).unwrap(), None);
         refuse_unsupported(&fields).unwrap();
+        let two = json!({"grammar": "root ::= \"a\"", "guided_regex": "b"});
+        let error = grammar(&Fields::new(two.as_object().unwrap())).unwrap_err();
+        assert_eq!(error.message, "guided_regex: cannot be combined with grammar");
         let bad = json!({"stop_token_ids": [1]});
         assert!(refuse_unsupported(&Fields::new(bad.as_object().unwrap())).is_err());
     }

@@ -17,7 +17,7 @@ pub fn tokenize(context: &Context<'_>, body: &Map<String, Value>) -> Result<Valu
     let fields = Fields::new(body);
     let loaded = context.loaded;
     let tokens = if fields.get("messages").is_some() {
-        prompt::tokens(loaded, chat::conversation(&fields)?)?
+        prompt::tokens(loaded, chat::conversation(&fields)?)?.0
     } else {
         // llama.cpp's spelling adds no special tokens unless asked, vLLM's does
         let (name, add) = match fields.get("content") {

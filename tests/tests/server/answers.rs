@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use tests::{Scratch, data};
+
 use crate::support::{Server, chat, with};
 
 /// Content of all chunks of a choice, put together.
@@ -199,3 +201,105 @@ fn control_tokens_that_are_said_are_text() {
     };
     assert_eq!(tokens("a </s> b <s>"), tokens("a b"), "no more control tokens than before");
 }
+
+#[test]
+fn constrained_answers_are_what_was_asked_for() {
+    let server = Server::start(&[]);
+    let schema = json!({"type": "object", "properties": {"a": {"enum": ["x", "yy"]}, "b": {"type": "boolean"}},
+        "required": ["a", "b"], "additionalProperties": false});
+    let body = json!({"messages": [{"role": "user", "content": "Answer"}], "max_tokens": 400, "temperature": 1.0,
+        "seed": 4, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}});
+    let whole = server.post("/v1/chat/completions", &body).json();
+    let content = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    let value: Value = serde_json::from_str(content).unwrap_or_else(|e| panic!("{e}: {content}"));
+    assert!(["x", "yy"].contains(&value["a"].as_str().unwrap()) && value["b"].is_boolean());
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    let events = server.post("/v1/chat/completions", &with(body, json!({"stream": true}))).events();
+    assert_eq!(joined(&events, 0), content);
+    for (path, field, prefix) in [
+        ("/v1/chat/completions", json!({"guided_regex": "[0-9]{3}x"}), "choices/0/message/content"),
+        (
+            "/v1/completions",
+            json!({"grammar": "root ::= [0-9] [0-9] [0-9] \"x\""}),
+            "choices/0/text",
+        ),
+    ] {
+        let body =
+            with(with(chat("Answer", 50), field), json!({"prompt": "a", "ignore_eos": false}));
+        let reply = server.post(path, &body).json();
+        let text = reply.pointer(&format!("/{prefix}")).and_then(Value::as_str).unwrap();
+        assert!(text.len() == 4 && text.ends_with('x'), "{text}");
+    }
+}
+
+#[test]
+fn tool_calls_that_are_asked_for_come_in_every_dialect() {
+    // the tiny model with a template that writes calls as Hermes does
+    let scratch = Scratch::new("tools");
+    for entry in std::fs::read_dir(data("tiny/qwen3")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, scratch.dir().join(path.file_name().unwrap())).unwrap();
+    }
+    scratch.file("chat_template.jinja", HERMES);
+    let model = scratch.dir().to_str().expect("a UTF-8 path");
+    let server = Server::start_with(&["--model", model, "--threads", "1"]);
+    assert_eq!(server.post("/apply-template", &chat("a", 1)).status, 200);
+    let schema = json!({"type": "object", "properties": {"city": {"enum": ["Bern", "Rom"]}},
+        "required": ["city"], "additionalProperties": false});
+    let function = json!({"name": "weather", "description": "now", "parameters": schema});
+    let body = with(
+        chat("Weather?", 300),
+        json!({"ignore_eos": false, "tool_choice": "required", "parallel_tool_calls": false,
+            "tools": [{"type": "function", "function": function}]}),
+    );
+    let reply = server.post("/v1/chat/completions", &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let whole = reply.json();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!((&call["type"], &call["function"]["name"]), (&json!("function"), &json!("weather")));
+    let arguments = call["function"]["arguments"].as_str().unwrap();
+    let arguments: Value = serde_json::from_str(arguments).unwrap();
+    assert!(["Bern", "Rom"].contains(&arguments["city"].as_str().unwrap()));
+
+    let events =
+        server.post("/v1/chat/completions", &with(body.clone(), json!({"stream": true}))).events();
+    let calls = events.iter().filter_map(|e| e["choices"].get(0)?["delta"]["tool_calls"].get(0));
+    let calls: Vec<&Value> = calls.collect();
+    assert!(calls.iter().all(|call| call["index"] == 0));
+    assert_eq!(calls.iter().filter(|call| call.get("id").is_some()).count(), 1, "id comes once");
+    let streamed: String =
+        calls.iter().filter_map(|call| call["function"]["arguments"].as_str()).collect();
+    assert_eq!(serde_json::from_str::<Value>(&streamed).unwrap(), arguments);
+
+    let tools = json!([{"name": "weather", "description": "now", "input_schema": schema}]);
+    let body = json!({"max_tokens": 300, "temperature": 0, "tool_choice": {"type": "any"}, "tools": tools,
+        "messages": [{"role": "user", "content": "Weather?"}]});
+    let whole = server.post("/v1/messages", &body).json();
+    assert_eq!(whole["stop_reason"], "tool_use", "{whole}");
+    let last = |message: &Value| message["content"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last(&whole)["input"], arguments);
+    let events = server.post("/v1/messages", &with(body, json!({"stream": true}))).events();
+    let json: String = events.iter().filter_map(|e| e["delta"]["partial_json"].as_str()).collect();
+    assert!(serde_json::from_str::<Value>(&json).unwrap()["city"].is_string());
+
+    let tools = json!([with(function, json!({"type": "function"}))]);
+    let body = json!({"max_output_tokens": 300, "temperature": 0, "tool_choice": "required", "tools": tools,
+        "input": "Weather?"});
+    let whole = server.post("/v1/responses", &body).json();
+    let item = whole["output"].as_array().unwrap().last().unwrap();
+    assert_eq!((&item["type"], &item["name"]), (&json!("function_call"), &json!("weather")));
+
+    let body = with(
+        chat("Weather?", 5),
+        json!({"tool_choice": "none", "tools": [{"type": "function",
+        "function": {"name": "weather"}}]}),
+    );
+    assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
+}
+
+const HERMES: &str = r#"{%- if tools %}{{ tools | tojson }}
+Call one: <tool_call>{"name": a name, "arguments": an object}</tool_call>
+{% endif %}{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"#;

@@ -57,6 +57,7 @@ fn a_body_beyond_the_limit_is_refused_before_it_comes() {
 fn values_beyond_their_limits_name_field_and_limit() {
     let server = Server::start(&[]);
     let long = "x".repeat(4096);
+    let tools = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
     let cases = [
         (json!({"n": 17}), "n: is 17, expected 1 to 16"),
         (json!({"n": 0}), "n: is 0"),
@@ -81,8 +82,19 @@ fn values_beyond_their_limits_name_field_and_limit() {
         (json!({"model": 5}), "model: is a number"),
         (json!({"tools": vec![json!({}); 513]}), "tools: has 513 entries, at most 512"),
         (json!({"tools": [{"type": "function", "function": {"name": "a\"\n"}}]}), "tools: "),
-        (json!({"response_format": {"type": "json_object"}}), "response_format: "),
-        (json!({"grammar": "root ::="}), "grammar: "),
+        (json!({"tools": tools, "tool_choice": "maybe"}), "tool_choice: is \"maybe\""),
+        (
+            json!({"tools": tools, "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+            "tools: the model's chat template writes no tool calls",
+        ),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type: is \"xml\""),
+        (json!({"response_format": {"type": "json_schema", "json_schema": {}}}), "is missing"),
+        (json!({"json_schema": {"$ref": "#/nowhere"}}), "json_schema: "),
+        (json!({"json_schema": {"type": "string", "pattern": "(?=a)b"}}), "json_schema: "),
+        (json!({"guided_regex": "(a"}), "guided_regex: "),
+        (json!({"grammar": "root ::= nothing"}), "grammar: "),
+        (json!({"grammar": "root ::= \"a\"", "guided_regex": "a"}), "cannot be combined"),
+        (json!({"guided_choice": ["a"]}), "guided_choice: is not supported yet"),
         (json!({"chat_template_kwargs": {"messages": []}}), "cannot be passed"),
     ];
     for (more, expected) in cases {

@@ -85,6 +85,7 @@ fn tiny_models_answer_as_the_reference_did() {
                     stop: vec![],
                     logprobs: None,
                     ignore_eos: false,
+                    ..Request::default()
                 };
                 let answer = read(engine.submit(request).unwrap());
                 assert_eq!(answer.tokens, expected, "{model}, round {round}");
@@ -204,6 +205,7 @@ fn the_default_mode_answers() {
         stop: vec![],
         logprobs: Some(2),
         ignore_eos: true,
+        ..Request::default()
     };
     let mut handle = engine.submit(request).unwrap();
     let mut tokens = 0;

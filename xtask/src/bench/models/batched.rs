@@ -118,6 +118,7 @@ fn together(engine: &Engine, random: &mut Random, sequences: usize) -> Result<Sp
             stop: vec![],
             logprobs: None,
             ignore_eos: true,
+            ..Request::default()
         };
         let handle = engine.submit(request);
         handles.push(handle.map_err(|e| TaskError::Other(chain(&e)))?);

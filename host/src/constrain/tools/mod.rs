@@ -1,0 +1,373 @@
+//! Tool choice: the grammar of a family's tool calls.
+//!
+//! [`grammar`] writes what [`OutputParser`](crate::text::OutputParser) reads: a row of `ENVELOPES` is what a family
+//! writes around the name and the arguments of a call, and `arguments` is how it writes these.
+
+mod arguments;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::{ConstraintError, json_schema, limits};
+use crate::text::output::Tool;
+use crate::text::{Tokenizer, ToolFormat};
+
+/// Most tools whose calls are constrained.
+pub const MAX_TOOLS: usize = 128;
+/// Most calls of one answer that is constrained to calls.
+const MAX_CALLS: usize = 16;
+
+/// Which tools an answer must call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// The model decides.
+    #[default]
+    Auto,
+    /// None: the tools are neither shown to the model nor looked for in its answer.
+    None,
+    /// At least one of them.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+/// The grammar of tool calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCalls {
+    lark: String,
+}
+
+impl ToolCalls {
+    pub(super) fn lark(&self) -> &str {
+        &self.lark
+    }
+}
+
+/// How a family writes a call. Control tokens are spelled in the texts.
+struct Envelope {
+    /// The name of its [`ToolFormat`].
+    format: &'static str,
+    /// Before all calls.
+    begin: &'static str,
+    /// Before a name.
+    open: &'static str,
+    /// Between name and arguments.
+    middle: &'static str,
+    /// Behind the arguments.
+    close: &'static str,
+    /// Between calls; `None` where the family makes one at a time.
+    between: Option<&'static str>,
+    /// Behind all calls.
+    end: &'static str,
+    arguments: Notation,
+    /// Only where the vocabulary has this control token.
+    needs: Option<&'static str>,
+}
+
+/// How arguments are written.
+#[derive(Clone, Copy)]
+enum Notation {
+    Json,
+    Parameters,
+    Gemma,
+}
+
+const PLAIN: Envelope = Envelope {
+    format: "",
+    begin: "",
+    open: "",
+    middle: "",
+    close: "",
+    between: None,
+    end: "",
+    arguments: Notation::Json,
+    needs: None,
+};
+
+/// Of several rows of a format the first that the vocabulary has the tokens for counts.
+const ENVELOPES: &[Envelope] = &[
+    Envelope {
+        format: "hermes",
+        open: "<tool_call>\n{\"name\": \"",
+        middle: "\", \"arguments\": ",
+        close: "}\n</tool_call>",
+        between: Some("\n"),
+        ..PLAIN
+    },
+    Envelope {
+        format: "llama3",
+        open: "{\"name\": \"",
+        middle: "\", \"parameters\": ",
+        close: "}",
+        ..PLAIN
+    },
+    Envelope {
+        format: "mistral",
+        open: "[TOOL_CALLS]",
+        middle: "[ARGS]",
+        between: Some(""),
+        needs: Some("[ARGS]"),
+        ..PLAIN
+    },
+    Envelope {
+        format: "mistral",
+        begin: "[TOOL_CALLS][",
+        open: "{\"name\": \"",
+        middle: "\", \"arguments\": ",
+        close: "}",
+        between: Some(", "),
+        end: "]",
+        ..PLAIN
+    },
+    Envelope {
+        format: "qwen3-coder",
+        open: "<tool_call>\n<function=",
+        middle: ">\n",
+        close: "</function>\n</tool_call>",
+        between: Some("\n"),
+        arguments: Notation::Parameters,
+        ..PLAIN
+    },
+    Envelope {
+        format: "gemma",
+        open: "```tool_code\n{\"name\": \"",
+        middle: "\", \"parameters\": ",
+        close: "}\n```",
+        between: Some("\n"),
+        ..PLAIN
+    },
+    Envelope {
+        format: "gemma4",
+        open: "<|tool_call>call:",
+        close: "<tool_call|>",
+        between: Some(""),
+        arguments: Notation::Gemma,
+        ..PLAIN
+    },
+    Envelope {
+        format: "deepseek",
+        begin: "<｜tool▁calls▁begin｜>",
+        open: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+        middle: "\n```json\n",
+        close: "\n```<｜tool▁call▁end｜>",
+        between: Some("\n"),
+        end: "<｜tool▁calls▁end｜>",
+        ..PLAIN
+    },
+    Envelope {
+        format: "deepseek-v3.1",
+        begin: "<｜tool▁calls▁begin｜>",
+        open: "<｜tool▁call▁begin｜>",
+        middle: "<｜tool▁sep｜>",
+        close: "<｜tool▁call▁end｜>",
+        between: Some(""),
+        end: "<｜tool▁calls▁end｜>",
+        ..PLAIN
+    },
+    Envelope {
+        format: "harmony",
+        open: "<|channel|>commentary to=functions.",
+        middle: " <|constrain|>json<|message|>",
+        ..PLAIN
+    },
+];
+
+/// What is a control token in the vocabularies that have it.
+const CONTROL: &[&str] = &[
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "<tool_call>",
+    "</tool_call>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|\"|>",
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁calls▁end｜>",
+    "<|channel|>",
+    "<|constrain|>",
+    "<|message|>",
+    "<|start|>",
+    "<|end|>",
+];
+
+/// The grammar that enforces `choice`; `None` where nothing is to be enforced (`Auto`, `None`).
+///
+/// `parallel` lets an answer make several calls, where the family can. In the formats `qwen3-coder` and `gemma4`, which
+/// do not write JSON, the types, names and enumerations of a schema are enforced, and not the length, pattern or range
+/// of what stands in them.
+///
+/// # Errors
+/// `Tools` when the choice cannot be met, `Limit` and `Invalid` as [`super::Grammars::compile`].
+pub fn grammar(
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+    format: ToolFormat,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ToolCalls>, ConstraintError> {
+    let tools: Vec<&Tool> = match choice {
+        ToolChoice::Auto | ToolChoice::None => return Ok(None),
+        ToolChoice::Required => tools.iter().collect(),
+        ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
+    };
+    if tools.is_empty() {
+        return Err(ConstraintError::Tools(match choice {
+            ToolChoice::Named(name) => format!("{name:?} is not the name of one of the tools"),
+            _ => "a call is required, and there are no tools".to_owned(),
+        }));
+    }
+    ConstraintError::limit("number of tools", tools.len(), MAX_TOOLS)?;
+    let has = |token: &&str| control_token(tokenizer, token).is_some();
+    let fits = |row: &&Envelope| row.format == format.name() && row.needs.as_ref().is_none_or(has);
+    let envelope = ENVELOPES.iter().find(fits).ok_or_else(|| {
+        ConstraintError::Tools("the model's chat template writes no tool calls".to_owned())
+    })?;
+    let mut writer = Writer { tokenizer, lark: String::new(), rules: 0 };
+    writer.calls(envelope, &tools, parallel)?;
+    Ok(Some(ToolCalls { lark: writer.lark }))
+}
+
+/// Writes Lark.
+struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    lark: String,
+    /// Rules so far, for their names.
+    rules: usize,
+}
+
+impl Writer<'_> {
+    fn calls(
+        &mut self,
+        envelope: &Envelope,
+        tools: &[&Tool],
+        parallel: bool,
+    ) -> Result<(), ConstraintError> {
+        let mut calls = vec![];
+        for tool in tools {
+            calls.push(self.call(envelope, tool)?);
+        }
+        let call = self.rule(&calls.join(" | "));
+        let more = match envelope.between.filter(|_| parallel) {
+            Some(between) => {
+                let between = self.text(between);
+                format!(" ({between} {call}){{0,{}}}", MAX_CALLS - 1)
+            }
+            None => String::new(),
+        };
+        let (begin, end) = (self.text(envelope.begin), self.text(envelope.end));
+        let reasoning = if envelope.format == "harmony" { self.analysis() } else { String::new() };
+        writeln!(self.lark, "start: {reasoning} {begin} {call}{more} {end}").expect("strings grow");
+        Ok(())
+    }
+
+    fn call(&mut self, envelope: &Envelope, tool: &Tool) -> Result<String, ConstraintError> {
+        limits::check_schema(&tool.parameters)?;
+        let arguments = match envelope.arguments {
+            Notation::Json => self.json(&object(&tool.parameters)?)?,
+            Notation::Parameters => self.parameters(&object(&tool.parameters)?)?,
+            Notation::Gemma => self.gemma_object(&object(&tool.parameters)?),
+        };
+        let head = self.text(envelope.open);
+        let name = quoted(&tool.name);
+        let (middle, close) = (self.text(envelope.middle), self.text(envelope.close));
+        Ok(self.rule(&format!("{head} {name} {middle} {arguments} {close}")))
+    }
+
+    /// gpt-oss may think before it calls.
+    fn analysis(&mut self) -> String {
+        let open = self.text("<|channel|>analysis<|message|>");
+        let close = self.text("<|end|><|start|>assistant");
+        let rule = self.rule(&format!("{open} /(?s:.*)/ {close}"));
+        format!("{rule}?")
+    }
+
+    /// A new rule's name.
+    fn rule(&mut self, body: &str) -> String {
+        let name = format!("r{}", self.rules);
+        self.rules += 1;
+        writeln!(self.lark, "{name}: {body}").expect("strings grow");
+        name
+    }
+
+    /// JSON that a schema allows.
+    fn json(&mut self, schema: &Value) -> Result<String, ConstraintError> {
+        let schema = json_schema(schema)?;
+        Ok(self.rule(&format!("%json {schema}")))
+    }
+
+    /// A text, its control tokens as such.
+    fn text(&self, text: &str) -> String {
+        let mut items = vec![];
+        let mut rest = text;
+        while !rest.is_empty() {
+            let places = CONTROL.iter().filter_map(|marker| Some((rest.find(marker)?, *marker)));
+            let tokens = places.filter_map(|(at, marker)| {
+                Some((at, marker, control_token(self.tokenizer, marker)?))
+            });
+            let Some((at, marker, id)) = tokens.min_by_key(|(at, ..)| *at) else { break };
+            if at > 0 {
+                items.push(quoted(&rest[..at]));
+            }
+            items.push(format!("<[{id}]>"));
+            rest = &rest[at + marker.len()..];
+        }
+        if !rest.is_empty() || items.is_empty() {
+            items.push(quoted(rest));
+        }
+        items.join(" ")
+    }
+
+    /// Text up to `end`, and that.
+    fn text_until(&mut self, end: &str) -> String {
+        // Text never holds a control token, so it ends there by itself.
+        let token = CONTROL.iter().find(|marker| end.starts_with(**marker));
+        if token.is_some_and(|marker| control_token(self.tokenizer, marker).is_some()) {
+            let end = self.text(end);
+            return self.rule(&format!("/(?s:.*)/ {end}"));
+        }
+        let name = format!("r{}", self.rules);
+        self.rules += 1;
+        writeln!(self.lark, "{name}[suffix={}]: /(?s:.*)/", quoted(end)).expect("strings grow");
+        name
+    }
+}
+
+/// Arguments are an object, whatever a schema without a type says.
+fn object(schema: &Value) -> Result<Value, ConstraintError> {
+    let mut schema = match schema {
+        Value::Null | Value::Bool(true) => return Ok(serde_json::json!({ "type": "object" })),
+        Value::Object(_) => schema.clone(),
+        other => {
+            let reason = format!("a tool's parameters are {other}, expected a JSON schema");
+            return Err(ConstraintError::Invalid { what: "grammar of the tools", reason });
+        }
+    };
+    match schema.get("type") {
+        None => schema["type"] = "object".into(),
+        Some(name) if name == "object" => {}
+        Some(other) => {
+            let reason = format!("a tool's parameters have the type {other}, expected \"object\"");
+            return Err(ConstraintError::Invalid { what: "grammar of the tools", reason });
+        }
+    }
+    Ok(schema)
+}
+
+/// A Lark string.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// The id of a text that is one control token.
+fn control_token(tokenizer: &Tokenizer, text: &str) -> Option<u32> {
+    match tokenizer.encode(text, false, true).ok()?[..] {
+        [id] if tokenizer.is_special(id) => Some(id),
+        _ => None,
+    }
+}
