@@ -4,6 +4,7 @@ Each check states what the client's own code relies on; a failure names it and e
 """
 
 import http.client
+import json
 import re
 import subprocess
 import sys
@@ -88,6 +89,18 @@ class Clients(unittest.TestCase):
         chunks = self.chat(stop=["Paris"], stream=True)
         text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
         self.assertEqual(text, answer.choices[0].message.content)
+
+    def test_schema(self):
+        schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}},
+                  "required": ["city"], "additionalProperties": False}
+        asked = [{"role": "user", "content": "What is the capital of France? Answer in JSON."}]
+        answer = self.openai.chat.completions.create(
+            model="imp", messages=asked, max_tokens=64, temperature=0,
+            response_format={"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": schema}})
+        self.assertEqual(list(json.loads(answer.choices[0].message.content)), ["city"])
+        with self.assertRaises(openai.BadRequestError):
+            self.chat(response_format={"type": "json_schema", "json_schema": {
+                "name": "a", "schema": {"$ref": "#/nowhere"}}})
 
     def test_completions(self):
         answer = self.openai.completions.create(
