@@ -303,3 +303,34 @@ const HERMES: &str = r#"{%- if tools %}{{ tools | tojson }}
 Call one: <tool_call>{"name": a name, "arguments": an object}</tool_call>
 {% endif %}{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"#;
+
+#[test]
+fn thoughts_come_apart_and_end_with_their_budget() {
+    let Some(model) = tests::smollm2("thoughts_come_apart_and_end_with_their_budget") else {
+        return;
+    };
+    let model = model.to_str().expect("a UTF-8 path");
+    let args = ["--model", model, "--chat-template", "deepseek_r1", "--think-budget", "0.5"];
+    let server = Server::start_with(&args);
+    let body = with(chat("What is 2+2?", 24), json!({"ignore_eos": false}));
+    let whole = server.post("/v1/chat/completions", &body).json();
+    let message = &whole["choices"][0]["message"];
+    let thoughts = message["reasoning_content"].as_str().unwrap();
+    assert!(!thoughts.is_empty() && !thoughts.contains("think>"), "{message}");
+    let content = message["content"].as_str().unwrap();
+    assert!(
+        !content.is_empty() && !content.contains("think>"),
+        "the budget leaves room: {message}"
+    );
+    let streamed = with(body.clone(), json!({"stream": true}));
+    let events = server.post("/v1/chat/completions", &streamed).events();
+    let deltas = events.iter().filter_map(|e| e["choices"].get(0)).map(|c| &c["delta"]);
+    let joined: String = deltas.filter_map(|d| d["reasoning_content"].as_str()).collect();
+    assert_eq!(joined, thoughts);
+    let message = server.post("/v1/messages", &body).json();
+    assert_eq!(message["content"][0]["thinking"], thoughts);
+    assert_eq!(message["content"][1]["text"], content);
+    let inside = with(body, json!({"reasoning_format": "none"}));
+    let inside = server.post("/v1/chat/completions", &inside).json();
+    assert!(inside["choices"][0]["message"].get("reasoning_content").is_none());
+}
