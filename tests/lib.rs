@@ -49,13 +49,25 @@ pub fn skipped(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped {test}: {why}");
 }
 
-/// The program under test, built beside this test.
+/// The command line, built beside this test.
 pub fn imp_cli() -> Command {
+    built("imp-cli", "cli")
+}
+
+/// The server, built beside this test.
+pub fn imp_server() -> Command {
+    built("imp-server", "server")
+}
+
+/// A program under test, of a crate of this workspace.
+fn built(program: &str, of_crate: &str) -> Command {
     let exe = std::env::current_exe().expect("a test has a path");
     let profile =
         exe.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
-    let path = profile.join("imp-cli");
-    assert!(path.exists(), "{} is missing: run `cargo build -p cli` first", path.display());
+    let path = profile.join(program);
+    let missing =
+        || format!("{} is missing: run `cargo build -p {of_crate}` first", path.display());
+    assert!(path.exists(), "{}", missing());
     let mut command = Command::new(path);
     // A developer's own configuration must not change what is tested.
     for variable in ["IMP_CONFIG", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use host::engine::Engine;
-use host::text::ChatInput;
+use host::text::{ChatInput, Literals};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::literal::Literals;
 
 /// One turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +45,8 @@ pub(crate) fn prompt_tokens(engine: &Engine, messages: &[Message]) -> Result<Vec
     let tokens = match engine.template() {
         Some(template) => {
             let mut messages = messages.to_vec();
-            let literals = Literals::shield(tokenizer, &mut messages)?;
+            let mut said: Vec<&mut String> = messages.iter_mut().map(|m| &mut m.content).collect();
+            let literals = Literals::shield(tokenizer, &mut said)?;
             let text = template.render(&ChatInput {
                 messages: messages.iter().map(Message::json).collect(),
                 add_generation_prompt: true,

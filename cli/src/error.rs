@@ -1,13 +1,13 @@
 //! What can go wrong at the edge, and the exit code of each.
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use config::ConfigError;
 use host::checkpoint::CheckpointError;
-use host::engine::{EngineError, ErrorKind, RequestError, SubmitError};
+use host::engine::{EngineError, RequestError, SubmitError};
+use host::program::{ModelPathError, chain};
 
 /// Every way the program ends without success.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +32,8 @@ pub(crate) enum CliError {
         source: io::Error,
     },
     /// No model where `--model` points.
-    #[error("--model: there is no {places}{hint}")]
-    ModelNotFound {
-        /// Every path that was tried.
-        places: String,
-        /// The way out, if one is known.
-        hint: &'static str,
-    },
+    #[error(transparent)]
+    Model(#[from] ModelPathError),
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -101,14 +96,14 @@ impl CliError {
             CliError::Config(ConfigError::Read { source, .. }) => file_code(source),
             CliError::Config(_) => BAD_ARGUMENT,
             CliError::File { source, .. } => file_code(source),
-            CliError::ModelNotFound { .. } => NOT_FOUND,
+            CliError::Model(error) => error.kind().exit_code(),
             CliError::Unsupported(_) => UNSUPPORTED,
             CliError::Checkpoint(CheckpointError::Io { source, .. }) => file_code(source),
             CliError::Checkpoint(CheckpointError::Quantized { .. }) => UNSUPPORTED,
             CliError::Checkpoint(_) => BAD_MODEL,
-            CliError::Engine(error) => kind_code(error.kind()),
-            CliError::Submit(error) => kind_code(error.kind()),
-            CliError::Request(error) => kind_code(error.kind()),
+            CliError::Engine(error) => error.kind().exit_code(),
+            CliError::Submit(error) => error.kind().exit_code(),
+            CliError::Request(error) => error.kind().exit_code(),
             CliError::Io { .. } | CliError::Internal(_) => INTERNAL,
             CliError::Cancelled => CANCELLED,
         }
@@ -126,8 +121,6 @@ impl CliError {
 }
 
 const BAD_ARGUMENT: u8 = 1;
-const OUT_OF_MEMORY: u8 = 2;
-const CUDA: u8 = 3;
 const NOT_FOUND: u8 = 4;
 const BAD_MODEL: u8 = 5;
 const UNSUPPORTED: u8 = 6;
@@ -139,70 +132,11 @@ fn file_code(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { BAD_ARGUMENT }
 }
 
-fn kind_code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::InvalidArgument => BAD_ARGUMENT,
-        ErrorKind::OutOfMemory => OUT_OF_MEMORY,
-        ErrorKind::Cuda => CUDA,
-        ErrorKind::NotFound => NOT_FOUND,
-        ErrorKind::InvalidModel => BAD_MODEL,
-        ErrorKind::Unsupported => UNSUPPORTED,
-        ErrorKind::Internal => INTERNAL,
-        ErrorKind::Cancelled => CANCELLED,
-    }
-}
-
-/// The error and what caused it on one line. A level whose text the one above already quotes is
-/// left out.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut line = one_line(&error.to_string());
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = one_line(&cause.to_string());
-        if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = cause.source();
-    }
-    line
-}
-
-/// Control characters are escaped: what a file holds must not steer the terminal.
-fn one_line(text: &str) -> String {
-    let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    line.chars().fold(String::with_capacity(line.len()), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
-        out
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use host::engine::ErrorKind;
+
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer quotes inner cause")]
-    struct Quoting(#[source] Inner);
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Plain(#[source] Inner);
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("inner cause")]
-    struct Inner(#[source] io::Error);
-
-    #[test]
-    fn causes_follow_on_one_line_and_are_not_repeated() {
-        let io = || io::Error::other("disk\n  full");
-        assert_eq!(chain(&Plain(Inner(io()))), "outer: inner cause: disk full");
-        assert_eq!(chain(&Quoting(Inner(io()))), "outer quotes inner cause: disk full");
-    }
 
     #[test]
     fn every_kind_has_the_exit_code_of_the_manual() {
@@ -217,7 +151,7 @@ mod tests {
             (ErrorKind::Cancelled, 8),
         ];
         for (kind, code) in kinds {
-            assert_eq!(kind_code(kind), code, "{kind:?}");
+            assert_eq!(kind.exit_code(), code, "{kind:?}");
         }
         let not_found = || io::Error::from(io::ErrorKind::NotFound);
         let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
@@ -232,7 +166,7 @@ mod tests {
             (CliError::file("--prompt-file", Path::new("f"), not_found()), 4),
             (CliError::Config(read(not_found())), 4),
             (CliError::Config(read(denied())), 1),
-            (CliError::ModelNotFound { places: String::new(), hint: "" }, 4),
+            (CliError::Model(ModelPathError::NotFound { places: String::new(), hint: "" }), 4),
             (CliError::Checkpoint(open(not_found())), 4),
             (CliError::Checkpoint(CheckpointError::Damaged { path: path() }), 5),
             (CliError::Request(RequestError::NonFiniteLogits { tokens: 1 }), 5),

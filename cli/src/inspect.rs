@@ -10,7 +10,9 @@ use host::models::describe;
 use host::text::Tokenizer;
 use serde_json::{Value, json};
 
-use crate::error::{CliError, chain};
+use host::program::chain;
+
+use crate::error::CliError;
 use crate::output;
 
 /// Lines of the chat template that the text shows.

@@ -9,7 +9,9 @@ use host::engine::{Engine, FinishReason, Request};
 
 use crate::chat::{self, Message};
 use crate::commands::{Command, HELP, Input, Lines, parse};
-use crate::error::{CliError, chain};
+use host::program::chain;
+
+use crate::error::CliError;
 use crate::generate::{SecondPress, generate};
 use crate::interrupt;
 use crate::output;

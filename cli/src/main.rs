@@ -17,8 +17,6 @@ mod generate;
 mod inspect;
 mod interactive;
 mod interrupt;
-mod literal;
-mod log;
 mod mode;
 mod perplexity;
 mod progress;
@@ -75,7 +73,7 @@ fn dispatch(args: &Args, mode: &Mode) -> Result<(), CliError> {
     interrupt::install()?;
     let settings = Settings::from_args(args)?;
     let config = session::configuration(args, &[])?.config;
-    log::install(config.diagnostics.log_level);
+    host::program::log::install("imp-cli", config.diagnostics.log_level);
     let load = |room| -> Result<_, CliError> {
         let engine = session::load(args, &config, room)?;
         session::announce(&engine, &config);

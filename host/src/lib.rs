@@ -17,6 +17,7 @@
 //! | [`constrain`] | grammars: which text may be generated; tool choice; think budgets |
 //! | [`engine`] | the thread that owns the device: commands in, events out |
 //! | [`sampling`] | logits → token |
+//! | [`program`] | what the programs around the engine share |
 //! | [`text`] | tokenizer, streaming detokenisation, stop strings, chat templates, tool calls |
 //!
 //! What is deliberately not here is listed in `ARCHITECTURE.md` ("Invariants of absence").
@@ -32,6 +33,7 @@ pub mod layers;
 pub mod models;
 pub mod ops;
 pub mod plan;
+pub mod program;
 pub mod sampling;
 pub mod text;
 pub mod weights;

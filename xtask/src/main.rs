@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod clients;
 mod fetch;
 mod ptx;
 mod run;

@@ -3,7 +3,7 @@
 use argh::FromArgs;
 
 use crate::run::cargo;
-use crate::{TaskError, fetch, ptx};
+use crate::{TaskError, clients, fetch, ptx};
 
 /// Run everything that must pass: format, lints, kernels, tests of all crates and of the programs.
 #[derive(FromArgs)]
@@ -30,15 +30,17 @@ pub fn run(_: &Test) -> Result<(), TaskError> {
     ptx::install::run();
     eprintln!("xtask: cargo xtask ptx --check");
     ptx::check_all()?;
-    match fetch::smollm2() {
-        Ok(_) => {}
+    let model = match fetch::smollm2() {
+        Ok(model) => Some(model),
         Err(e @ TaskError::Checksum { .. }) => return Err(e),
         Err(e) => {
             eprintln!("xtask: {e}");
             eprintln!("xtask: tests that need the real model will say that they were skipped");
+            None
         }
-    }
-    // The whole-program tests run this binary.
-    cargo(&["build", "--package", "cli"]).check()?;
-    cargo(&["test", "--workspace"]).check()
+    };
+    // The whole-program tests run these binaries.
+    cargo(&["build", "--package", "cli", "--package", "server"]).check()?;
+    cargo(&["test", "--workspace"]).check()?;
+    clients::run(model.as_deref())
 }

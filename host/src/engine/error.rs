@@ -32,6 +32,22 @@ pub enum ErrorKind {
     Cancelled,
 }
 
+impl ErrorKind {
+    /// The exit code of a program that ends with it, as the manual lists them.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::InvalidArgument => 1,
+            Self::OutOfMemory => 2,
+            Self::Cuda => 3,
+            Self::NotFound => 4,
+            Self::InvalidModel => 5,
+            Self::Unsupported => 6,
+            Self::Internal => 7,
+            Self::Cancelled => 8,
+        }
+    }
+}
+
 /// Why a model could not be loaded or evaluated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

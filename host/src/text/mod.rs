@@ -1,6 +1,7 @@
 //! Text in and out: tokenizer, streaming detokenisation, stop strings, chat templates, and what
 //! an answer means.
 
+pub mod literal;
 pub mod output;
 pub mod stop;
 pub mod stream;
@@ -9,6 +10,7 @@ pub mod template;
 pub(crate) mod testing;
 pub mod tokenizer;
 
+pub use literal::Literals;
 pub use output::{OutputParser, OutputSettings, Piece, ReasoningFormat, ThinkMarkers, ToolFormat};
 pub use stop::StopMatcher;
 pub use stream::DetokenStream;

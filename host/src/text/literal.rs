@@ -6,13 +6,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use host::text::{Tokenizer, TokenizerError};
-
-use crate::chat::Message;
+use super::{Tokenizer, TokenizerError};
 
 /// The stand-ins of one conversation.
 #[derive(Debug, Default)]
-pub(crate) struct Literals {
+pub struct Literals {
     spellings: HashMap<char, String>,
 }
 
@@ -26,38 +24,37 @@ enum Part<'a> {
 }
 
 impl Literals {
-    /// Replaces the spellings in `messages`.
+    /// Replaces the spellings in `texts`, which are all that was said.
     ///
     /// # Errors
-    /// When a message cannot be expressed in the vocabulary.
-    pub(crate) fn shield(
+    /// When a text cannot be expressed in the vocabulary.
+    pub fn shield(
         tokenizer: &Tokenizer,
-        messages: &mut [Message],
+        texts: &mut [&mut String],
     ) -> Result<Self, TokenizerError> {
         let mut found = Vec::new();
-        for message in messages.iter() {
-            let ids = tokenizer.encode(&message.content, false, true)?;
+        for text in texts.iter() {
+            let ids = tokenizer.encode(text, false, true)?;
             let control = ids.into_iter().filter(|id| tokenizer.is_special(*id));
             let spellings =
                 control.map(|id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned());
             found.push(spellings.collect::<Vec<_>>());
         }
-        Ok(Self::replace(messages, &found))
+        Ok(Self::replace(texts, &found))
     }
 
-    /// `found[i]` are the spellings in message `i`, in order.
-    fn replace(messages: &mut [Message], found: &[Vec<String>]) -> Self {
+    /// `found[i]` are the spellings in text `i`, in order.
+    fn replace(texts: &mut [&mut String], found: &[Vec<String>]) -> Self {
         let mut literals = Self::default();
         if found.iter().all(Vec::is_empty) {
             return literals;
         }
-        let used: HashSet<char> =
-            messages.iter().flat_map(|message| message.content.chars()).collect();
+        let used: HashSet<char> = texts.iter().flat_map(|text| text.chars()).collect();
         let mut free = PRIVATE_USE.filter(|c| !used.contains(c));
         let mut stand_ins: HashMap<&str, char> = HashMap::new();
-        for (message, spellings) in messages.iter_mut().zip(found) {
-            let mut content = String::with_capacity(message.content.len());
-            let mut rest = message.content.as_str();
+        for (text, spellings) in texts.iter_mut().zip(found) {
+            let mut content = String::with_capacity(text.len());
+            let mut rest = text.as_str();
             for spelling in spellings.iter().filter(|spelling| !spelling.is_empty()) {
                 // a vocabulary has fewer control tokens than there are such characters
                 let known = stand_ins.get(spelling.as_str()).copied().or_else(|| free.next());
@@ -71,7 +68,7 @@ impl Literals {
                 rest = after;
             }
             content.push_str(rest);
-            message.content = content;
+            **text = content;
         }
         literals.spellings =
             stand_ins.into_iter().map(|(spelling, c)| (c, spelling.to_owned())).collect();
@@ -82,7 +79,7 @@ impl Literals {
     ///
     /// # Errors
     /// When the text cannot be expressed in the vocabulary.
-    pub(crate) fn encode(
+    pub fn encode(
         &self,
         tokenizer: &Tokenizer,
         text: &str,
@@ -97,6 +94,14 @@ impl Literals {
             ids.extend(tokenizer.encode(text, add_special && index == 0, parse_special)?);
         }
         Ok(ids)
+    }
+
+    /// A rendered prompt as it reads: spellings in place of what stands for them.
+    pub fn restore(&self, text: &str) -> String {
+        let text_of = |part: Part<'_>| match part {
+            Part::Rendered(text) | Part::Literal(text) => text.to_owned(),
+        };
+        self.parts(text).into_iter().map(text_of).collect()
     }
 
     /// At least one part; the first may be empty, since BOS goes before it.
@@ -126,12 +131,11 @@ mod tests {
     use super::*;
 
     fn replaced(contents: &[&str], found: &[&[&str]]) -> (Vec<String>, Literals) {
-        let mut messages: Vec<Message> =
-            contents.iter().map(|content| Message::user((*content).to_owned())).collect();
+        let mut texts: Vec<String> = contents.iter().map(|text| (*text).to_owned()).collect();
         let found: Vec<Vec<String>> =
             found.iter().map(|list| list.iter().map(|s| (*s).to_owned()).collect()).collect();
-        let literals = Literals::replace(&mut messages, &found);
-        (messages.into_iter().map(|message| message.content).collect(), literals)
+        let literals = Literals::replace(&mut texts.iter_mut().collect::<Vec<_>>(), &found);
+        (texts, literals)
     }
 
     #[test]
@@ -160,6 +164,7 @@ mod tests {
             Part::Literal("<|end|>"),
         ];
         assert_eq!(literals.parts(&rendered), expected);
+        assert_eq!(literals.restore(&rendered), "<s>x<|end|>y<|end|><|end|><s><|end|>");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Prints events from now on.
-pub(crate) fn install(level: LogLevel) {
+/// Prints events from now on, each after the name of the program.
+pub fn install(program: &'static str, level: LogLevel) {
     let least = match level {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -17,13 +17,14 @@ pub(crate) fn install(level: LogLevel) {
         LogLevel::Debug => Level::DEBUG,
         LogLevel::Trace => Level::TRACE,
     };
-    let subscriber = Stderr { least, spans: AtomicU64::new(1) };
+    let subscriber = Stderr { program, least, spans: AtomicU64::new(1) };
     // fails only when one is installed already, and this is the only place that does
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
 /// Writes one line an event; spans are counted, not shown.
 struct Stderr {
+    program: &'static str,
     least: Level,
     spans: AtomicU64,
 }
@@ -31,13 +32,14 @@ struct Stderr {
 impl Subscriber for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // other crates log for their own authors
-        *metadata.level() <= self.least && metadata.target().starts_with("host")
+        *metadata.level() <= self.least
+            && ["host", "imp_server"].iter().any(|ours| metadata.target().starts_with(ours))
     }
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
         let level = event.metadata().level().as_str().to_ascii_lowercase();
-        note!("imp-cli: {level}: {}{}", line.message, line.fields);
+        super::say(self.program, &format!("{level}: {}{}", line.message, line.fields));
     }
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(self.spans.fetch_add(1, Ordering::Relaxed))

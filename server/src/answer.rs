@@ -1,0 +1,359 @@
+//! The engine's events of all choices of a request, in the order in which they come, as
+//! [`Update`]s. Streamed and collected answers both read these, so they cannot differ.
+//!
+//! Dropping an [`Answer`] cancels what it still waits for.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use host::engine::{Event, FinishReason, RequestHandle, SubmitError, Timings, TokenLogprob};
+use host::sampling::top_logprobs;
+use host::text::{OutputParser, Tokenizer};
+
+use crate::gate::{Permit, Ticket};
+use crate::generation::Generation;
+use crate::http::ApiError;
+use crate::http::route::random_id;
+use crate::metrics::{Metrics, seconds};
+use crate::output::Piece;
+use crate::state::App;
+
+/// What became known of one choice.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// Which one.
+    pub choice: usize,
+    /// What it goes on with.
+    pub pieces: Vec<Piece>,
+    /// The tokens behind it, when log-probabilities were asked for.
+    pub tokens: Vec<TokenEntry>,
+    /// Set in its last update.
+    pub end: Option<End>,
+}
+
+/// A token with its log-probability.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenEntry {
+    /// Its bytes; the spelling of a control token.
+    pub bytes: Vec<u8>,
+    /// `None` for the first token of a prompt, which nothing precedes.
+    pub logprob: Option<f32>,
+    /// The best tokens of its place.
+    pub top: Vec<(Vec<u8>, f32)>,
+    /// Whether it has no text in the answer: it ends it, or begins the prompt.
+    pub silent: bool,
+}
+
+/// How a choice ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    /// Why; never cancelled.
+    pub reason: FinishReason,
+    /// The context, not `max_tokens`, ended it.
+    pub context_full: bool,
+    /// Tokens of its prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that were in the prefix cache.
+    pub cached_tokens: usize,
+    /// Tokens generated.
+    pub completion_tokens: usize,
+    /// Those of them that were thoughts.
+    pub reasoning_tokens: usize,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// The updates of a request.
+pub struct Answer {
+    app: Arc<App>,
+    generation: Generation,
+    arrived: Instant,
+    ticket: Option<Ticket>,
+    permit: Option<Permit>,
+    /// Answers not yet submitted.
+    pending: VecDeque<usize>,
+    running: Vec<Run>,
+    /// Whose event is looked for first, so that none starves.
+    turn: usize,
+    ready: VecDeque<Update>,
+}
+
+/// A submitted choice.
+struct Run {
+    choice: usize,
+    handle: RequestHandle,
+    parser: OutputParser,
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    completion_tokens: usize,
+    reasoning_tokens: usize,
+    last_token: Option<Instant>,
+    _running: Running,
+}
+
+impl Answer {
+    /// An answer that begins to be computed with the first call of [`Answer::next`].
+    pub fn new(app: Arc<App>, generation: Generation, ticket: Ticket, arrived: Instant) -> Self {
+        let pending = (0..generation.answers()).collect();
+        let ticket = Some(ticket);
+        let (permit, running, ready) = (None, vec![], VecDeque::new());
+        Self { app, generation, arrived, ticket, permit, pending, running, turn: 0, ready }
+    }
+
+    /// The next update; `None` after the end of the last choice. Must be driven to its end: one
+    /// that is dropped half-way takes its place in the queue with it.
+    ///
+    /// # Errors
+    /// What ended the whole request.
+    pub async fn next(&mut self) -> Result<Option<Update>, ApiError> {
+        if let Some(ticket) = self.ticket.take() {
+            self.permit = Some(ticket.wait().await?);
+            if self.generation.echo {
+                self.echo().await?;
+            }
+        }
+        loop {
+            if let Some(update) = self.ready.pop_front() {
+                return Ok(Some(update));
+            }
+            let places = self.permit.as_ref().map_or(1, Permit::places);
+            while self.running.len() < places
+                && let Some(choice) = self.pending.pop_front()
+            {
+                self.submit(choice).await?;
+            }
+            if self.running.is_empty() {
+                return Ok(None);
+            }
+            let (index, event) = next_event(&mut self.running, self.turn).await;
+            self.turn = index + 1;
+            if let Some(update) = self.take(index, event)? {
+                return Ok(Some(update));
+            }
+        }
+    }
+
+    /// Hands a choice to the engine. A request that was just dropped holds its place there until
+    /// the current step is over, so a full engine is asked again for a while.
+    async fn submit(&mut self, choice: usize) -> Result<(), ApiError> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let began = Instant::now();
+        let handle = loop {
+            match self.app.loaded()?.engine.submit(self.generation.request(choice)) {
+                Ok(handle) => break handle,
+                Err(SubmitError::Busy { .. }) if began.elapsed() < PATIENCE => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let prompt_tokens = self.generation.prompts[choice / self.generation.choices].len();
+        if choice.is_multiple_of(self.generation.choices) {
+            self.app.metrics.prompt_tokens.inc_by(prompt_tokens as u64);
+        }
+        self.running.push(Run {
+            choice,
+            handle,
+            parser: OutputParser::new(self.generation.reading.settings.clone()),
+            prompt_tokens,
+            cached_tokens: 0,
+            completion_tokens: 0,
+            reasoning_tokens: 0,
+            last_token: None,
+            _running: Running::new(&self.app.metrics),
+        });
+        Ok(())
+    }
+
+    /// Makes an update of an event of `running[index]`.
+    fn take(&mut self, index: usize, event: Option<Event>) -> Result<Option<Update>, ApiError> {
+        let run = &mut self.running[index];
+        let choice = run.choice;
+        match event {
+            Some(Event::Prefilled { cached }) => {
+                run.cached_tokens = cached;
+                self.app.metrics.cached_tokens.inc_by(cached as u64);
+                Ok(None)
+            }
+            Some(Event::Token { id, text, logprob }) => {
+                run.count(&self.app.metrics, self.arrived);
+                let pieces = run.split(&text);
+                let tokenizer = &self.app.loaded()?.tokenizer;
+                let tokens: Vec<TokenEntry> =
+                    logprob.iter().map(|logprob| entry(tokenizer, id, logprob)).collect();
+                let update = Update { choice, pieces, tokens, end: None };
+                let silent = update.pieces.is_empty() && update.tokens.is_empty();
+                Ok((!silent).then_some(update))
+            }
+            Some(Event::Done { reason: FinishReason::Cancelled, .. }) => {
+                Err(ApiError::unavailable("the server is stopping"))
+            }
+            Some(Event::Done { text, reason, timings }) => {
+                let mut run = self.running.remove(index);
+                let mut pieces = run.split(&text);
+                pieces.extend(run.finish());
+                self.app.metrics.duration.observe(seconds(self.arrived.elapsed()));
+                let end = run.end(reason, timings, self.generation.max_tokens);
+                Ok(Some(Update { choice, pieces, tokens: vec![], end: Some(end) }))
+            }
+            Some(Event::Failed(error)) => Err(error.into()),
+            None => Err(ApiError::internal("an answer went on after its end")),
+        }
+    }
+
+    /// Queues the prompts as the beginning of their answers, with log-probabilities if wanted.
+    async fn echo(&mut self) -> Result<(), ApiError> {
+        for (index, prompt) in self.generation.prompts.iter().enumerate() {
+            let tokenizer = &self.app.loaded()?.tokenizer;
+            let said = if begins(tokenizer, prompt) { &prompt[1..] } else { prompt };
+            let text = tokenizer.decode(said, false);
+            let tokens = match self.generation.logprobs {
+                Some(top) => evaluate(self.app.clone(), prompt.clone(), top).await?,
+                None => vec![],
+            };
+            for choice in 0..self.generation.choices {
+                let choice = index * self.generation.choices + choice;
+                let pieces = vec![Piece::Content(text.clone())];
+                self.ready.push_back(Update { choice, pieces, tokens: tokens.clone(), end: None });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next event of any run, looking from `turn` on.
+async fn next_event(running: &mut [Run], turn: usize) -> (usize, Option<Event>) {
+    std::future::poll_fn(|cx| {
+        let count = running.len();
+        for offset in 0..count {
+            let index = (turn + offset) % count;
+            // a receive that is dropped while it waits loses nothing
+            if let Poll::Ready(event) = pin!(running[index].handle.recv()).poll(cx) {
+                return Poll::Ready((index, event));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Run {
+    fn count(&mut self, metrics: &Metrics, arrived: Instant) {
+        let now = Instant::now();
+        match self.last_token.replace(now) {
+            None => metrics.first_token.observe(seconds(now - arrived)),
+            Some(last) => metrics.inter_token.observe(seconds(now - last)),
+        }
+        metrics.generated_tokens.inc();
+        self.completion_tokens += 1;
+    }
+
+    fn split(&mut self, text: &str) -> Vec<Piece> {
+        let pieces = self.parser.push(text);
+        if pieces.iter().any(|piece| matches!(piece, Piece::Reasoning(_))) {
+            self.reasoning_tokens += 1;
+        }
+        pieces.into_iter().map(named).collect()
+    }
+
+    fn finish(&mut self) -> Vec<Piece> {
+        self.parser.finish().into_iter().map(named).collect()
+    }
+
+    fn end(&self, reason: FinishReason, timings: Timings, max_tokens: usize) -> End {
+        End {
+            context_full: reason == FinishReason::Length && self.completion_tokens < max_tokens,
+            reason,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            completion_tokens: self.completion_tokens,
+            reasoning_tokens: self.reasoning_tokens,
+            timings,
+        }
+    }
+}
+
+/// Gives a tool call an id where the model did not.
+fn named(piece: Piece) -> Piece {
+    match piece {
+        Piece::ToolStart { index, id: None, name } => {
+            Piece::ToolStart { index, id: Some(format!("call_{}", random_id())), name }
+        }
+        piece => piece,
+    }
+}
+
+fn entry(tokenizer: &Tokenizer, id: u32, logprob: &TokenLogprob) -> TokenEntry {
+    let bytes = |id| tokenizer.piece(id).to_vec();
+    TokenEntry {
+        bytes: bytes(id),
+        logprob: Some(logprob.logprob),
+        top: logprob.top.iter().map(|&(id, logprob)| (bytes(id), logprob)).collect(),
+        silent: tokenizer.is_end_of_generation(id),
+    }
+}
+
+/// Whether a prompt starts with the token that the tokenizer put there.
+fn begins(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+    tokenizer.adds_bos() && prompt.first() == tokenizer.bos().as_ref()
+}
+
+/// Log-probabilities of a prompt's own tokens.
+async fn evaluate(
+    app: Arc<App>,
+    prompt: Vec<u32>,
+    top: usize,
+) -> Result<Vec<TokenEntry>, ApiError> {
+    let work = move || {
+        let loaded = app.loaded()?;
+        let first = TokenEntry {
+            bytes: loaded.tokenizer.piece(prompt[0]).to_vec(),
+            logprob: None,
+            top: vec![],
+            silent: begins(&loaded.tokenizer, &prompt),
+        };
+        let mut entries = vec![first];
+        if prompt.len() == 1 {
+            return Ok(entries);
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let following = prompt[1..].to_vec();
+        let visit = move |position: usize, logits: &[f32]| {
+            if let Some(&id) = following.get(position) {
+                let (logprob, top) = top_logprobs(logits, id, top);
+                let _ = sender.send((id, TokenLogprob { logprob, top })); // the receiver waits
+            }
+        };
+        loaded.engine.evaluate(prompt, 0, Box::new(visit)).map_err(|error| match error {
+            host::engine::EngineError::Submit(error) => error.into(),
+            host::engine::EngineError::Request(error) => error.into(),
+            other => ApiError::internal(host::program::chain(&other)),
+        })?;
+        let tokenizer = &loaded.tokenizer;
+        entries.extend(receiver.iter().map(|(id, logprob)| entry(tokenizer, id, &logprob)));
+        Ok(entries)
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ApiError::internal("a bug of imp; please report it"))?
+}
+
+/// Counts an answer as running while it lives.
+struct Running(Arc<Metrics>);
+
+impl Running {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.running.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.dec();
+    }
+}

@@ -1,0 +1,529 @@
+//! Anthropic's `/v1/messages` and `/v1/messages/count_tokens`.
+
+use host::constrain::tools::ToolChoice;
+use host::engine::FinishReason;
+use serde_json::{Map, Value, json};
+
+use super::json::{Fields, kind, wrong};
+use super::prompt::{self, Conversation};
+use super::{Context, Job, model, sampling};
+use crate::answer::{End, Update};
+use crate::generation::Generation;
+use crate::http::route::random_id;
+use crate::http::{ApiError, Dialect};
+use crate::limits::{MESSAGES, TOOLS};
+use crate::output::{Piece, Reading, Wish};
+use crate::stream::{Choice, Frames, Teller, Totals};
+
+/// Makes a request of a body.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, ApiError> {
+    let fields = Fields::new(body);
+    let model = model(&fields, context.loaded)?;
+    let missing = || fields.error("max_tokens", "is missing, expected a whole number");
+    let max_tokens = sampling::max_tokens(&fields, &["max_tokens"], 1)?;
+    let max_tokens = max_tokens.ok_or_else(missing)?;
+    let conversation = conversation(&fields)?;
+    let (choice, parallel) = tool_choice(&fields)?;
+    let wish = Wish {
+        tools: conversation.tools.clone(),
+        choice,
+        parallel,
+        grammar: sampling::grammar(&fields)?,
+        reasoning: None,
+        think_budget: thinking(&fields)?.1,
+    };
+    let (prompt, text) = prompt::tokens(context.loaded, conversation)?;
+    let input_tokens = prompt.len();
+    let generation = Generation {
+        prompts: vec![prompt],
+        choices: 1,
+        max_tokens,
+        sampling: sampling::sampling(&fields, &context.app.defaults)?,
+        stop: sampling::stop(&fields, "stop_sequences")?,
+        logprobs: None,
+        ignore_eos: false,
+        echo: false,
+        reading: Reading::new(context.loaded, wish, &text, max_tokens)?,
+    };
+    generation.check(context.loaded, "messages")?;
+    let id = format!("msg_{}", random_id());
+    let teller = Message { id, model, input_tokens, blocks: 0, open: None, end: None };
+    Ok(Job { generation, teller: Box::new(teller), stream: fields.flag("stream", false)? })
+}
+
+/// `/v1/messages/count_tokens`.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn count_tokens(context: &Context<'_>, body: &Map<String, Value>) -> Result<Value, ApiError> {
+    let (tokens, _) = prompt::tokens(context.loaded, conversation(&Fields::new(body))?)?;
+    Ok(json!({"input_tokens": tokens.len()}))
+}
+
+/// `thinking`: whether the template shall ask for it, and how many tokens it may take.
+fn thinking(fields: &Fields<'_>) -> Result<(Option<bool>, Option<usize>), ApiError> {
+    let Some(thinking) = fields.object("thinking")? else { return Ok((None, None)) };
+    match thinking.needed_text("type")? {
+        "disabled" => Ok((Some(false), None)),
+        "adaptive" => Ok((None, None)),
+        "enabled" => Ok((Some(true), sampling::max_tokens(&thinking, &["budget_tokens"], 0)?)),
+        other => {
+            let problem = format!("is {other:?}, expected enabled, disabled or adaptive");
+            Err(thinking.error("type", problem))
+        }
+    }
+}
+
+/// `tool_choice`, and whether several calls may come in one answer.
+fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, bool), ApiError> {
+    let Some(choice) = fields.object("tool_choice")? else { return Ok((ToolChoice::Auto, true)) };
+    let parallel = !choice.flag("disable_parallel_tool_use", false)?;
+    let which = match choice.needed_text("type")? {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "any" => ToolChoice::Required,
+        "tool" => ToolChoice::Named(choice.needed_text("name")?.to_owned()),
+        other => {
+            let problem = format!("is {other:?}, expected auto, any, tool or none");
+            return Err(choice.error("type", problem));
+        }
+    };
+    Ok((which, parallel))
+}
+
+fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
+    let mut messages = vec![];
+    let system = system(fields)?;
+    if !system.is_empty() {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    let list = fields.list("messages", MESSAGES)?;
+    let list = list.ok_or_else(|| fields.error("messages", "is missing, expected an array"))?;
+    for (index, value) in list.iter().enumerate() {
+        turn(&Fields::of(value, &format!("messages[{index}]"))?, &mut messages)?;
+    }
+    // an answer goes on with a last turn of the assistant
+    let last = messages.last();
+    let goes_on = last.is_some_and(|message| {
+        message["role"] == "assistant" && message.get("tool_calls").is_none()
+    });
+    let mut variables = prompt::variables(fields)?;
+    if let Some(enabled) = thinking(fields)?.0 {
+        variables.entry("enable_thinking").or_insert(json!(enabled));
+    }
+    let tools = tools(fields)?;
+    Ok(Conversation { messages, tools, variables, goes_on, head: true, field: "messages" })
+}
+
+/// The system prompt: text, or blocks of it.
+fn system(fields: &Fields<'_>) -> Result<String, ApiError> {
+    let blocks = match fields.get("system") {
+        None => return Ok(String::new()),
+        Some(Value::Array(blocks)) if blocks.iter().all(Value::is_object) => {
+            let text = |block| prompt::text_of(&json!([block]), "system");
+            blocks.iter().map(text).collect::<Result<Vec<_>, _>>()?
+        }
+        Some(value) => vec![prompt::text_of(value, "system")?],
+    };
+    let blocks: Vec<&str> = blocks.iter().map(|block| without_billing(block)).collect();
+    Ok(blocks.into_iter().filter(|block| !block.is_empty()).collect::<Vec<_>>().join("\n"))
+}
+
+/// Claude Code begins its prompt with a line that differs in each request and says nothing to the
+/// model; with it no prompt would share a prefix with the one before.
+fn without_billing(text: &str) -> &str {
+    if !text.trim_start().starts_with("x-anthropic-billing-header:") {
+        return text;
+    }
+    text.trim_start().split_once('\n').map_or("", |(_, rest)| rest.trim_start_matches('\n'))
+}
+
+/// Adds a turn: results of tools become messages of their own, before what the user says.
+fn turn(fields: &Fields<'_>, messages: &mut Vec<Value>) -> Result<(), ApiError> {
+    let role = match fields.needed_text("role")? {
+        role @ ("user" | "assistant" | "system") => role,
+        other => {
+            return Err(fields.error("role", format!("is {other:?}, expected user or assistant")));
+        }
+    };
+    let path = fields.path("content");
+    let blocks = match fields.get("content") {
+        Some(Value::String(text)) => {
+            messages.push(json!({"role": role, "content": text}));
+            return Ok(());
+        }
+        Some(Value::Array(blocks)) => blocks,
+        Some(other) => return Err(wrong(&path, "a string or an array of blocks", other)),
+        None => return Err(fields.error("content", "is missing, expected a string or blocks")),
+    };
+    let mut parts = Turn::default();
+    for (index, block) in blocks.iter().enumerate() {
+        parts.block(&Fields::of(block, &format!("{path}[{index}]"))?, messages)?;
+    }
+    if let Some(message) = parts.message(role) {
+        messages.push(message);
+    }
+    Ok(())
+}
+
+/// What the blocks of a turn add up to.
+#[derive(Default)]
+struct Turn {
+    texts: Vec<String>,
+    thinking: Vec<String>,
+    calls: Vec<Value>,
+    results: usize,
+}
+
+impl Turn {
+    fn block(&mut self, block: &Fields<'_>, messages: &mut Vec<Value>) -> Result<(), ApiError> {
+        match block.needed_text("type")? {
+            "text" => self.texts.push(block.needed_text("text")?.to_owned()),
+            "thinking" => self.thinking.push(block.needed_text("thinking")?.to_owned()),
+            "redacted_thinking" => {} // nobody here can read it
+            "tool_use" => self.calls.push(json!({
+                "id": block.needed_text("id")?,
+                "type": "function",
+                "function": {
+                    "name": block.needed_text("name")?,
+                    "arguments": block.object("input")?.map(|i| i.map().clone()).unwrap_or_default(),
+                },
+            })),
+            "tool_result" => {
+                let content = match block.get("content") {
+                    None => String::new(),
+                    Some(content) => prompt::text_of(content, &block.path("content"))?,
+                };
+                let failed = block.flag("is_error", false)?;
+                let content = if failed { format!("Error: {content}") } else { content };
+                self.results += 1;
+                messages.push(json!({
+                    "role": "tool",
+                    "tool_call_id": block.needed_text("tool_use_id")?,
+                    "content": content,
+                }));
+            }
+            other => {
+                let problem = format!("is {other:?}: this model takes text only");
+                return Err(block.error("type", problem).code("unsupported"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing when the turn was results alone.
+    fn message(self, role: &str) -> Option<Value> {
+        if self.results > 0 && self.texts.is_empty() {
+            return None;
+        }
+        let mut message = json!({"role": role, "content": self.texts.join("\n")});
+        if !self.thinking.is_empty() {
+            message["reasoning_content"] = json!(self.thinking.join("\n"));
+        }
+        if !self.calls.is_empty() {
+            message["tool_calls"] = Value::Array(self.calls);
+        }
+        Some(message)
+    }
+}
+
+/// The client's own tools. Those that Anthropic runs have a type of their own, and do not exist
+/// here.
+fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
+    if tool_choice(fields)?.0 == ToolChoice::None {
+        return Ok(vec![]);
+    }
+    let list = fields.list("tools", TOOLS)?.unwrap_or(&[]);
+    let own = list
+        .iter()
+        .filter(|tool| tool.get("type").is_none_or(|kind| kind.is_null() || kind == "custom"));
+    let own = json!({"tools": own.collect::<Vec<_>>()});
+    let Value::Object(own) = &own else { return Err(ApiError::internal(kind(&own))) };
+    prompt::tools(&Fields::new(own), "input_schema")
+}
+
+/// Tells an answer as a `message`.
+struct Message {
+    id: String,
+    model: String,
+    input_tokens: usize,
+    /// Blocks begun.
+    blocks: usize,
+    open: Option<Block>,
+    end: Option<End>,
+}
+
+/// Kind of a content block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Text,
+    Thinking,
+    Tool(usize),
+}
+
+/// Ours: clients only hand it back.
+const SIGNATURE: &str = "imp";
+
+impl Message {
+    fn object(&self, content: Value, end: Option<(&End, bool)>, output_tokens: usize) -> Value {
+        let (reason, sequence) =
+            end.map(|(end, called)| stop_reason(end, called)).unwrap_or_default();
+        let cached = end.map_or(0, |(end, _)| end.cached_tokens);
+        json!({
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": content,
+            "stop_reason": reason,
+            "stop_sequence": sequence,
+            "usage": {
+                "input_tokens": self.input_tokens - cached,
+                "output_tokens": output_tokens,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": cached,
+            },
+        })
+    }
+
+    /// Ends the open block, if another one follows or none.
+    fn close_block(&mut self, frames: &mut Frames) {
+        let Some(open) = self.open.take() else { return };
+        let index = self.blocks - 1;
+        if open == Block::Thinking {
+            let delta = json!({"type": "signature_delta", "signature": SIGNATURE});
+            frames.event("content_block_delta", &block_delta(index, &delta));
+        }
+        frames.event("content_block_stop", &json!({"type": "content_block_stop", "index": index}));
+    }
+
+    /// Makes sure that a block is open.
+    fn open_block(&mut self, block: Block, start: &Value, frames: &mut Frames) {
+        if self.open == Some(block) {
+            return;
+        }
+        self.close_block(frames);
+        let event =
+            json!({"type": "content_block_start", "index": self.blocks, "content_block": start});
+        frames.event("content_block_start", &event);
+        self.open = Some(block);
+        self.blocks += 1;
+    }
+
+    fn delta(&self, delta: &Value, frames: &mut Frames) {
+        frames.event("content_block_delta", &block_delta(self.blocks - 1, delta));
+    }
+
+    fn piece(&mut self, piece: &Piece, frames: &mut Frames) {
+        match piece {
+            Piece::Content(text) => {
+                self.open_block(Block::Text, &json!({"type": "text", "text": ""}), frames);
+                self.delta(&json!({"type": "text_delta", "text": text}), frames);
+            }
+            Piece::Reasoning(text) => {
+                let start = json!({"type": "thinking", "thinking": "", "signature": ""});
+                self.open_block(Block::Thinking, &start, frames);
+                self.delta(&json!({"type": "thinking_delta", "thinking": text}), frames);
+            }
+            Piece::ToolStart { index, id, name } => {
+                let start = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+                self.open_block(Block::Tool(*index), &start, frames);
+            }
+            Piece::ToolArguments { fragment, .. } => {
+                let delta = json!({"type": "input_json_delta", "partial_json": fragment});
+                self.delta(&delta, frames);
+            }
+        }
+    }
+}
+
+fn block_delta(index: usize, delta: &Value) -> Value {
+    json!({"type": "content_block_delta", "index": index, "delta": delta})
+}
+
+/// `stop_reason` and `stop_sequence`.
+fn stop_reason(end: &End, called: bool) -> (Option<&'static str>, Option<&str>) {
+    match &end.reason {
+        FinishReason::StopString(stop) => (Some("stop_sequence"), Some(stop)),
+        FinishReason::Length if end.context_full => (Some("model_context_window_exceeded"), None),
+        FinishReason::Length => (Some("max_tokens"), None),
+        _ if called => (Some("tool_use"), None),
+        _ => (Some("end_turn"), None),
+    }
+}
+
+impl Teller for Message {
+    fn open(&mut self, frames: &mut Frames) {
+        let message = self.object(json!([]), None, 0);
+        frames.event("message_start", &json!({"type": "message_start", "message": message}));
+        self.ping(frames);
+    }
+
+    fn update(&mut self, update: &Update, frames: &mut Frames) {
+        for piece in &update.pieces {
+            self.piece(piece, frames);
+        }
+        self.end = update.end.clone().or(self.end.take());
+    }
+
+    fn close(&mut self, totals: &Totals, frames: &mut Frames) {
+        let called = matches!(self.open, Some(Block::Tool(_)));
+        self.close_block(frames);
+        let end = self.end.as_ref().map(|end| (end, called));
+        let message = self.object(json!([]), end, totals.completion_tokens);
+        frames.event(
+            "message_delta",
+            &json!({
+                "type": "message_delta",
+                "delta": {
+                    "stop_reason": message["stop_reason"],
+                    "stop_sequence": message["stop_sequence"],
+                },
+                "usage": message["usage"],
+            }),
+        );
+        frames.event("message_stop", &json!({"type": "message_stop"}));
+    }
+
+    fn ping(&mut self, frames: &mut Frames) {
+        frames.event("ping", &json!({"type": "ping"}));
+    }
+
+    fn fail(&mut self, error: &ApiError, frames: &mut Frames) {
+        frames.event("error", &error.body(Dialect::Anthropic));
+    }
+
+    fn whole(&self, choices: &[Choice], totals: &Totals) -> Value {
+        let Some(choice) = choices.first() else { return Value::Null };
+        let mut content = vec![];
+        if !choice.reasoning.is_empty() {
+            let thinking = &choice.reasoning;
+            content.push(json!({"type": "thinking", "thinking": thinking, "signature": SIGNATURE}));
+        }
+        if !choice.content.is_empty() {
+            content.push(json!({"type": "text", "text": choice.content}));
+        }
+        for tool in &choice.tools {
+            // what is no object cannot be an input: the client sees the text
+            let input = prompt::arguments(&tool.arguments);
+            content.push(
+                json!({"type": "tool_use", "id": tool.id, "name": tool.name, "input": input}),
+            );
+        }
+        let end = choice.end.as_ref().map(|end| (end, !choice.tools.is_empty()));
+        self.object(Value::Array(content), end, totals.completion_tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: Value) -> Result<Conversation, ApiError> {
+        conversation(&Fields::new(body.as_object().unwrap()))
+    }
+
+    #[test]
+    fn history_takes_the_shape_of_the_templates() {
+        let read = read(json!({
+            "system": [
+                {"type": "text", "text": "x-anthropic-billing-header: cc_version=1; cch=ab12;"},
+                {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}},
+            ],
+            "messages": [
+                {"role": "user", "content": "weather?"},
+                {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": "s"},
+                    {"type": "text", "text": "I look."},
+                    {"type": "tool_use", "id": "t1", "name": "get", "input": {"city": "Bern"}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "sun"}]},
+                    {"type": "text", "text": "and now?"}]},
+            ],
+        }))
+        .unwrap();
+        assert_eq!(
+            read.messages,
+            [
+                json!({"role": "system", "content": "Be brief."}),
+                json!({"role": "user", "content": "weather?"}),
+                json!({"role": "assistant", "content": "I look.", "reasoning_content": "hm",
+                    "tool_calls": [{"id": "t1", "type": "function",
+                        "function": {"name": "get", "arguments": {"city": "Bern"}}}]}),
+                json!({"role": "tool", "tool_call_id": "t1", "content": "sun"}),
+                json!({"role": "user", "content": "and now?"}),
+            ]
+        );
+        assert!(!read.goes_on);
+    }
+
+    #[test]
+    fn the_billing_line_goes_and_the_rest_of_its_block_stays() {
+        assert_eq!(without_billing("x-anthropic-billing-header: a; cch=1;\nYou are"), "You are");
+        assert_eq!(without_billing("x-anthropic-billing-header: a"), "");
+        assert_eq!(
+            without_billing("You are x-anthropic-billing-header:"),
+            "You are x-anthropic-billing-header:"
+        );
+    }
+
+    #[test]
+    fn blocks_that_the_model_cannot_take_are_refused_by_name() {
+        let image =
+            json!({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]});
+        let error = read(image).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("messages[0].content[0].type"));
+        let role = json!({"messages": [{"role": "tool", "content": "a"}]});
+        assert_eq!(read(role).unwrap_err().param.as_deref(), Some("messages[0].role"));
+    }
+
+    #[test]
+    fn a_stream_has_its_events_in_order() {
+        let mut teller = Message {
+            id: "m".into(),
+            model: "m".into(),
+            input_tokens: 3,
+            blocks: 0,
+            open: None,
+            end: None,
+        };
+        let mut frames = Frames::default();
+        teller.open(&mut frames);
+        let pieces = vec![
+            Piece::Reasoning("a".into()),
+            Piece::Content("b".into()),
+            Piece::Content("c".into()),
+            Piece::ToolStart { index: 0, id: Some("t".into()), name: "f".into() },
+            Piece::ToolArguments { index: 0, fragment: "{}".into() },
+        ];
+        teller.update(&Update { pieces, ..Update::default() }, &mut frames);
+        teller.close(&Totals::default(), &mut frames);
+        let text = frames.text();
+        let events: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("event: ")).collect();
+        let delta = "content_block_delta";
+        assert_eq!(
+            events,
+            [
+                "message_start",
+                "ping",
+                "content_block_start",
+                delta,
+                delta,
+                "content_block_stop",
+                "content_block_start",
+                delta,
+                delta,
+                "content_block_stop",
+                "content_block_start",
+                delta,
+                "content_block_stop",
+                "message_delta",
+                "message_stop",
+            ]
+        );
+        assert!(text.contains("\"index\":2"), "{text}");
+    }
+}

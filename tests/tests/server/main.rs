@@ -1,0 +1,7 @@
+//! `imp-server` as its clients meet it: the real binary on a tiny model, over sockets.
+
+mod answers;
+mod guards;
+mod hostile;
+mod life;
+mod support;
