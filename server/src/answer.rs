@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use host::engine::{Event, FinishReason, RequestHandle, SubmitError, Timings, TokenLogprob};
+use host::engine::{
+    Canceller, Event, FinishReason, RequestHandle, SubmitError, Timings, TokenLogprob,
+};
 use host::sampling::top_logprobs;
 use host::text::{OutputParser, Tokenizer};
 
@@ -87,6 +89,8 @@ struct Run {
     choice: usize,
     handle: RequestHandle,
     parser: OutputParser,
+    /// Whether several tools may be called.
+    parallel: bool,
     prompt_tokens: usize,
     cached_tokens: usize,
     completion_tokens: usize,
@@ -159,6 +163,7 @@ impl Answer {
             choice,
             handle,
             parser: OutputParser::new(self.generation.reading.settings.clone()),
+            parallel: self.generation.reading.parallel,
             prompt_tokens,
             cached_tokens: 0,
             completion_tokens: 0,
@@ -257,11 +262,24 @@ impl Run {
         if pieces.iter().any(|piece| matches!(piece, Piece::Reasoning(_))) {
             self.reasoning_tokens += 1;
         }
-        pieces.into_iter().map(named).collect()
+        self.told(pieces)
     }
 
     fn finish(&mut self) -> Vec<Piece> {
-        self.parser.finish().into_iter().map(named).collect()
+        let pieces = self.parser.finish();
+        self.told(pieces)
+    }
+
+    /// What the client is told: one call at most where it asked for no more.
+    fn told(&self, pieces: Vec<Piece>) -> Vec<Piece> {
+        let further = |piece: &Piece| {
+            matches!(
+                piece,
+                Piece::ToolStart { index: 1.., .. } | Piece::ToolArguments { index: 1.., .. }
+            )
+        };
+        let told = pieces.into_iter().filter(|piece| self.parallel || !further(piece));
+        told.map(named).collect()
     }
 
     fn end(&self, reason: FinishReason, timings: Timings, max_tokens: usize) -> End {
@@ -308,6 +326,9 @@ async fn evaluate(
     prompt: Vec<u32>,
     top: usize,
 ) -> Result<Vec<TokenEntry>, ApiError> {
+    // Whoever drops this future wants no scores any more.
+    let wanted = CancelOnDrop(Canceller::default());
+    let canceller = wanted.0.clone();
     let work = move || {
         let loaded = app.loaded()?;
         let first = TokenEntry {
@@ -328,10 +349,12 @@ async fn evaluate(
                 let _ = sender.send((id, TokenLogprob { logprob, top })); // the receiver waits
             }
         };
-        loaded.engine.evaluate(prompt, 0, Box::new(visit)).map_err(|error| match error {
-            host::engine::EngineError::Submit(error) => error.into(),
-            host::engine::EngineError::Request(error) => error.into(),
-            other => ApiError::internal(host::program::chain(&other)),
+        loaded.engine.evaluate_until(prompt, 0, Box::new(visit), canceller).map_err(|error| {
+            match error {
+                host::engine::EngineError::Submit(error) => error.into(),
+                host::engine::EngineError::Request(error) => error.into(),
+                other => ApiError::internal(host::program::chain(&other)),
+            }
         })?;
         let tokenizer = &loaded.tokenizer;
         entries.extend(receiver.iter().map(|(id, logprob)| entry(tokenizer, id, &logprob)));
@@ -340,6 +363,15 @@ async fn evaluate(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| ApiError::internal("a bug of imp; please report it"))?
+}
+
+/// Cancels what was begun for it when it goes.
+struct CancelOnDrop(Canceller);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// Counts an answer as running while it lives.

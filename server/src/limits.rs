@@ -32,6 +32,10 @@ pub const CHOICES: u64 = 16;
 pub const PROMPTS: usize = 256;
 /// `top_logprobs`, as the APIs bound it; also `logprobs` of `/v1/completions`.
 pub const TOP_LOGPROBS: u64 = 20;
+/// Log-probabilities of prompts in one answer: tokens, times those told of each, times `n`.
+pub const PROMPT_SCORES: usize = 4 << 20;
+/// Tokens that `/tokenize` lists.
+pub const LISTED_TOKENS: usize = 1 << 20;
 /// Stop strings, and the bytes of one.
 pub const STOPS: usize = 16;
 /// Bytes of a stop string.

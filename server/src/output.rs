@@ -40,6 +40,8 @@ pub struct Reading {
     pub constraint: Option<Constraint>,
     /// The bound of their thoughts.
     pub think_budget: Option<ThinkBudget>,
+    /// Whether they may call several tools.
+    pub parallel: bool,
 }
 
 impl Reading {
@@ -51,7 +53,13 @@ impl Reading {
             reasoning: None,
             reasoning_opened: false,
         };
-        Self { settings, shown_tokens: vec![], constraint: None, think_budget: None }
+        Self {
+            settings,
+            shown_tokens: vec![],
+            constraint: None,
+            think_budget: None,
+            parallel: true,
+        }
     }
 
     /// The same under a grammar.
@@ -105,7 +113,8 @@ impl Reading {
         let settings =
             OutputSettings { format, tools, reasoning: markers, reasoning_opened: opened };
         let shown_tokens = settings.shown_tokens(&loaded.tokenizer);
-        Ok(Self { settings, shown_tokens, constraint, think_budget })
+        let parallel = wish.parallel;
+        Ok(Self { settings, shown_tokens, constraint, think_budget, parallel })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::{Config, LogLevel};
-use host::engine::{Engine, EngineOptions, LoadProgress};
+use host::engine::{Engine, EngineOptions, LoadProgress, MAX_CONCURRENT};
 use host::program::{find_model, log, say};
 use host::sampling::SamplingParams;
 use tokio::net::TcpListener;
@@ -29,7 +29,7 @@ pub fn start(args: &Args) -> Result<(), ServerError> {
     let config = Config::load(args.config.as_deref(), &args.sets())?.config;
     log::install(PROGRAM, config.diagnostics.log_level);
     let model = find_model(args.model.as_deref().unwrap_or(Path::new("")), &config.paths.models)?;
-    let app = Arc::new(App::new(options(args)?));
+    let app = Arc::new(App::new(options(args, &config)?));
     // One thread: what takes time runs on others, and a token that crosses threads costs more than
     // all that is done with it here.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -42,7 +42,7 @@ pub fn start(args: &Args) -> Result<(), ServerError> {
     ended
 }
 
-fn options(args: &Args) -> Result<Options, ServerError> {
+fn options(args: &Args, config: &Config) -> Result<Options, ServerError> {
     let given = SamplingParams::default();
     let defaults = SamplingParams {
         temperature: args.temperature.unwrap_or(0.7),
@@ -58,15 +58,23 @@ fn options(args: &Args) -> Result<Options, ServerError> {
         origins: args.cors_origin.clone(),
         rate_limit: args.rate_limit.unwrap_or(0),
         max_concurrent: args.max_concurrent.unwrap_or(CONCURRENT),
-        places: together(args) + ENGINE_QUEUE,
+        places: together(args, config)? + ENGINE_QUEUE,
         log: args.log_requests.as_deref().map(RequestLog::open).transpose()?,
         defaults,
     })
 }
 
-/// Answers that the engine computes together. More than it can are refused when it is loaded.
-fn together(args: &Args) -> usize {
-    args.max_concurrent.filter(|&requests| requests > 0).unwrap_or(CONCURRENT)
+/// Answers that the engine computes together.
+fn together(args: &Args, config: &Config) -> Result<usize, ServerError> {
+    let asked = args.max_concurrent.filter(|&requests| requests > 0).unwrap_or(CONCURRENT);
+    if asked > MAX_CONCURRENT {
+        let problem = format!("--max-concurrent: {asked} is more than {MAX_CONCURRENT}");
+        return Err(ServerError::BadArgument(problem));
+    }
+    Ok(match config.runtime.max_batch_size as usize {
+        0 => asked,
+        sequences => sequences.min(MAX_CONCURRENT),
+    })
 }
 
 /// Listens first, so that a taken port is known before a model is read, and `/health` answers
@@ -84,7 +92,7 @@ async fn run(args: &Args, config: &Config, model: &Path, app: Arc<App>) -> Resul
     let (stop, stopped) = watch::channel(false);
     let grace = Duration::from_secs(args.grace.unwrap_or(30));
     let mut serving = tokio::spawn(listen::serve(listener, app.clone(), stopped, grace));
-    let mut loading = spawn_load(args, config, model, app.clone());
+    let mut loading = spawn_load(args, config, model, app.clone())?;
     let loaded = tokio::select! {
         loaded = &mut loading => Some(loaded),
         () = signals.next() => None,
@@ -131,7 +139,7 @@ fn spawn_load(
     config: &Config,
     model: &Path,
     app: Arc<App>,
-) -> tokio::task::JoinHandle<Result<(), ServerError>> {
+) -> Result<tokio::task::JoinHandle<Result<(), ServerError>>, ServerError> {
     let id = args.alias.clone().unwrap_or_else(|| model_id(model));
     let options = EngineOptions {
         model: model.to_owned(),
@@ -145,12 +153,12 @@ fn spawn_load(
         }),
         min_kv_tokens: args.min_kv_tokens,
         chat_template: args.chat_template.clone().unwrap_or_else(|| "auto".to_owned()),
-        max_concurrent: together(args),
+        max_concurrent: together(args, config)?,
         max_waiting: ENGINE_QUEUE,
     };
     let (reasoning, think_budget) = (args.reasoning(), f64::from(args.think_budget()));
     let (mem_report, level) = (args.mem_report, config.diagnostics.log_level);
-    tokio::task::spawn_blocking(move || {
+    Ok(tokio::task::spawn_blocking(move || {
         let began = Instant::now();
         let engine = Engine::load(options, &mut Silent)?;
         announce(&engine, &id, mem_report, level, began);
@@ -162,7 +170,7 @@ fn spawn_load(
         })?;
         app.set_loaded(Loaded::new(engine, tokenizer, id, reasoning, think_budget));
         Ok(())
-    })
+    }))
 }
 
 /// What the user should know of the model.

@@ -113,7 +113,7 @@ impl App {
         Self {
             loaded: OnceLock::new(),
             keys: Keys::new(&options.api_keys),
-            origins: Origins(options.origins),
+            origins: Origins::new(options.origins, !options.api_keys.is_empty()),
             rate: Rate::new(options.rate_limit),
             gate: Arc::new(Gate::new(options.max_concurrent, options.places, metrics.clone())),
             bodies: Arc::default(),

@@ -5,12 +5,15 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use super::limits::MAX_GRAMMAR_DEPTH;
+
 /// The Lark grammar that accepts the same texts, its rules in the same order.
 ///
 /// # Errors
 /// The line and what is wrong there.
 pub(super) fn to_lark(gbnf: &str) -> Result<String, String> {
-    let mut parser = Parser { rest: gbnf, line: 1, names: HashMap::new(), defined: vec![] };
+    let mut parser =
+        Parser { rest: gbnf, line: 1, names: HashMap::new(), defined: vec![], depth: 0 };
     let mut rules = String::new();
     parser.space(true);
     while !parser.rest.is_empty() {
@@ -34,6 +37,8 @@ struct Parser<'a> {
     names: HashMap<&'a str, usize>,
     /// The numbers of those that were defined.
     defined: Vec<usize>,
+    /// Brackets that are open.
+    depth: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -128,7 +133,12 @@ impl<'a> Parser<'a> {
                 Some('(') => {
                     self.next();
                     self.space(true);
+                    self.depth += 1;
+                    if self.depth > MAX_GRAMMAR_DEPTH {
+                        return self.error(&format!("more than {MAX_GRAMMAR_DEPTH} open brackets"));
+                    }
                     let inner = self.alternatives(true)?;
+                    self.depth -= 1;
                     if !self.take(")") {
                         return self.error("expected )");
                     }
@@ -163,7 +173,9 @@ impl<'a> Parser<'a> {
             return self.error("expected }");
         };
         let parts: Vec<&str> = counts.split(',').map(str::trim).collect();
-        let number = |part: &str| part.parse::<u32>().ok();
+        // `parse` takes a sign, which the check of counts does not know.
+        let is_count = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let number = |part: &str| Some(part).filter(is_count)?.parse::<u32>().ok();
         let (low, high) = match parts[..] {
             [exact] => (number(exact), number(exact)),
             ["", high] => (Some(0), number(high)),

@@ -67,19 +67,22 @@ pub(super) fn check_regex(regex: &str) -> Result<(), ConstraintError> {
 
 pub(super) fn check_grammar(grammar: &str) -> Result<(), ConstraintError> {
     ConstraintError::limit("grammar's size in bytes", grammar.len(), MAX_GRAMMAR_BYTES)?;
+    check_repetitions(grammar)
+}
+
+/// Checks what a parser that recurses by brackets would use of its stack. Those in strings count too, so that no
+/// quote can hide one.
+pub(super) fn check_depth(grammar: &str) -> Result<(), ConstraintError> {
     let (mut open, mut deepest) = (0usize, 0);
     for byte in grammar.bytes() {
         match byte {
             b'(' | b'[' | b'{' => open += 1,
             b')' | b']' | b'}' => open = open.saturating_sub(1),
-            // A rule begins with nothing open; what was counted stood in strings.
-            b':' => open = 0,
             _ => {}
         }
         deepest = deepest.max(open);
     }
-    ConstraintError::limit("grammar's depth in brackets", deepest, MAX_GRAMMAR_DEPTH)?;
-    check_repetitions(grammar)
+    ConstraintError::limit("grammar's depth in brackets", deepest, MAX_GRAMMAR_DEPTH)
 }
 
 /// Checks the numbers in `{m,n}`.

@@ -82,6 +82,7 @@ impl GrammarSpec {
             }
             Self::Lark(lark) => {
                 limits::check_grammar(lark)?;
+                limits::check_depth(lark)?;
                 TopLevelGrammar::from_lark(lark.clone())
             }
             Self::Gbnf(gbnf) => {

@@ -193,6 +193,8 @@ fn limits_are_named() {
 fn what_cannot_be_compiled_is_refused() {
     let specs = [
         GrammarSpec::JsonSchema(json!("string")),
+        GrammarSpec::Gbnf(format!("root ::= {}", "(\":\"".repeat(10_000))),
+        GrammarSpec::Gbnf("root ::= \"a\"{+90000000}".to_owned()),
         GrammarSpec::JsonSchema(json!({"type": "text"})),
         GrammarSpec::JsonSchema(json!(false)),
         GrammarSpec::JsonSchema(json!({"$ref": "#/$defs/a", "$defs": {

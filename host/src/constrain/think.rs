@@ -12,6 +12,11 @@ pub struct ThinkBudget {
     tokenizer: Arc<Tokenizer>,
     open: Watch,
     close: Watch,
+    opener: Vec<u8>,
+    /// The answer so far, while only white space and the head of the opener.
+    head: Vec<u8>,
+    /// Whether reasoning may begin behind other text, as in harmony's later messages.
+    anywhere: bool,
     /// The tokens that end reasoning.
     end: Vec<u32>,
     state: State,
@@ -45,6 +50,9 @@ impl ThinkBudget {
         let end = tokenizer.encode(markers.end, false, true)?;
         let mut new = Self {
             open: Watch::new(markers.open),
+            opener: markers.open.as_bytes().to_vec(),
+            head: vec![],
+            anywhere: markers.answer.is_some(),
             close: Watch::new(markers.close),
             end,
             state: if opened { State::Inside } else { State::Before },
@@ -72,6 +80,12 @@ impl ThinkBudget {
                 if self.open.push(piece) {
                     self.state = State::Inside;
                     self.end_if_used_up();
+                } else if !self.anywhere {
+                    self.head.extend_from_slice(piece);
+                    if !self.opener.starts_with(self.head.trim_ascii_start()) {
+                        // The answer began: what looks like the marker later is content.
+                        self.state = State::Over;
+                    }
                 }
             }
             State::Inside => {
@@ -145,6 +159,8 @@ mod tests {
         let (text, used) = written(true, 20, "a</think>b");
         assert_eq!(text, "a</think>b........");
         assert!(used < 20 && used > 1);
+        let later = "the tag <think> opens";
+        assert_eq!(written(false, 0, later), (format!("{later}........"), 0));
         assert_eq!(written(false, 2, "hi"), ("hi........".to_owned(), 0));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::handle::Canceller;
 use super::request::Generation;
 use super::{EngineError, EngineStats, RequestError, Visit};
 
@@ -21,6 +22,7 @@ pub(super) enum Command {
 /// An evaluation in progress.
 pub(super) struct Evaluation {
     pub visit: Visit,
+    pub canceller: Canceller,
     /// Room for the one answer.
     pub reply: SyncSender<Result<(), EngineError>>,
     pub slot: Slot,

@@ -351,8 +351,8 @@ impl Engine {
     }
 
     /// Computes the logits of known tokens from an empty cache, and shows those of the positions
-    /// from `first` on, in order: `visit(position, logits [vocab_size])`. Waits for the end. `visit` runs on the engine thread, and is dropped before this
-    /// returns.
+    /// from `first` on, in order: `visit(position, logits [vocab_size])`. Waits for the end. `visit` runs
+    /// on the engine thread, and is dropped before this returns.
     ///
     /// # Errors
     /// What is wrong with the tokens; logits that are not finite; the engine's end.
@@ -362,12 +362,26 @@ impl Engine {
         first: usize,
         visit: Visit,
     ) -> Result<(), EngineError> {
+        self.evaluate_until(tokens, first, visit, Canceller::default())
+    }
+
+    /// The same, ended early by `canceller`; what is answered then is for nobody.
+    ///
+    /// # Errors
+    /// As of [`Engine::evaluate`].
+    pub fn evaluate_until(
+        &self,
+        tokens: Vec<u32>,
+        first: usize,
+        visit: Visit,
+        canceller: Canceller,
+    ) -> Result<(), EngineError> {
         request::check_prompt(&tokens, self.sizes())?;
         if first >= tokens.len() {
             return Err(SubmitError::NothingToEvaluate { first, tokens: tokens.len() }.into());
         }
         let (reply, answer) = sync_channel(1);
-        let evaluation = Evaluation { visit, reply, slot: self.slot()? };
+        let evaluation = Evaluation { visit, canceller, reply, slot: self.slot()? };
         self.send(Command::Evaluate { tokens, first, evaluation })?;
         answer.recv().unwrap_or_else(|_| Err(self.ended().into()))
     }

@@ -285,8 +285,13 @@ impl Worker {
                 }
             }
             Next::Failed(error) => {
-                // What led to such logits must not be the next request's prefix.
-                self.scheduler.remove(step.id, Leave::Nothing);
+                // What led to such logits must not be the next request's prefix; a grammar that failed
+                // says nothing against them.
+                let leave = match error {
+                    RequestError::NonFiniteLogits { .. } => Leave::Nothing,
+                    _ => Leave::Prefix,
+                };
+                self.scheduler.remove(step.id, leave);
                 if let Some(job) = self.jobs.remove(&step.id) {
                     job.end(Some(error));
                 }
@@ -299,7 +304,7 @@ impl Job {
     fn is_cancelled(&self) -> bool {
         match self {
             Job::Generate(generation) => generation.is_cancelled(),
-            Job::Evaluate(_) => false, // its caller waits for it
+            Job::Evaluate(evaluation) => evaluation.canceller.is_cancelled(),
         }
     }
 

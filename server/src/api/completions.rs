@@ -10,7 +10,7 @@ use super::{Context, Job, model, sampling, shortest, timings, token_text, usage}
 use crate::answer::{TokenEntry, Update};
 use crate::generation::Generation;
 use crate::http::{ApiError, Dialect};
-use crate::limits::{CHOICES, PROMPTS, TOP_LOGPROBS};
+use crate::limits::{CHOICES, PROMPT_SCORES, PROMPTS, TOP_LOGPROBS};
 use crate::output::{Piece, Reading};
 use crate::stream::{Choice, Frames, Teller, Totals};
 
@@ -29,7 +29,8 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     if fields.count("best_of", 1, CHOICES)?.is_some_and(|best_of| best_of != choices) {
         return Err(fields.error("best_of", "is not supported unless it equals n"));
     }
-    let unlimited = fields.integer("max_tokens")? == Some(-1);
+    let asked = fields.integer("max_tokens")?.or(fields.integer("n_predict")?);
+    let unlimited = asked == Some(-1);
     let default = if unlimited { usize::MAX } else { MAX_TOKENS };
     let logprobs = fields.count("logprobs", 0, TOP_LOGPROBS)?.map(|top| top as usize);
     let options = fields.object("stream_options")?;
@@ -46,6 +47,9 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         echo: fields.flag("echo", false)?,
         reading: Reading::constrained(context.loaded, sampling::grammar(&fields)?)?,
     };
+    if let (true, Some(top)) = (generation.echo, logprobs) {
+        check_scores(&fields, &generation, top)?;
+    }
     generation.check(context.loaded, "prompt")?;
     let teller = Completion {
         head: Head::new("cmpl", model),
@@ -54,6 +58,19 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         offsets: vec![0; generation.answers()],
     };
     Ok(Job { generation, teller: Box::new(teller), stream: fields.flag("stream", false)? })
+}
+
+/// Refuses more log-probabilities of prompts than fit an answer.
+fn check_scores(fields: &Fields<'_>, generation: &Generation, top: usize) -> Result<(), ApiError> {
+    let tokens: usize = generation.prompts.iter().map(Vec::len).sum();
+    let scores = tokens.saturating_mul(top + 1).saturating_mul(generation.choices);
+    if scores > PROMPT_SCORES {
+        let problem = format!(
+            "with echo asks for {scores} log-probabilities of prompts, the limit is {PROMPT_SCORES}"
+        );
+        return Err(fields.error("logprobs", problem));
+    }
+    Ok(())
 }
 
 /// `prompt`: a string, a list of strings, token ids, or a list of lists of token ids.

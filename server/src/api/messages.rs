@@ -1,7 +1,9 @@
 //! Anthropic's `/v1/messages` and `/v1/messages/count_tokens`.
 
+use host::constrain::GrammarSpec;
 use host::constrain::tools::ToolChoice;
 use host::engine::FinishReason;
+use host::text::output::complete_json;
 use serde_json::{Map, Value, json};
 
 use super::json::{Fields, kind, wrong};
@@ -23,6 +25,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let fields = Fields::new(body);
     let model = model(&fields, context.loaded)?;
     let missing = || fields.error("max_tokens", "is missing, expected a whole number");
+    sampling::refuse_unsupported(&fields)?;
     let max_tokens = sampling::max_tokens(&fields, &["max_tokens"], 1)?;
     let max_tokens = max_tokens.ok_or_else(missing)?;
     let conversation = conversation(&fields)?;
@@ -31,7 +34,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         tools: conversation.tools.clone(),
         choice,
         parallel,
-        grammar: sampling::grammar(&fields)?,
+        grammar: output_format(&fields)?.or(sampling::grammar(&fields)?),
         reasoning: None,
         think_budget: thinking(&fields)?.1,
     };
@@ -50,7 +53,8 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     };
     generation.check(context.loaded, "messages")?;
     let id = format!("msg_{}", random_id());
-    let teller = Message { id, model, input_tokens, blocks: 0, open: None, end: None };
+    let teller =
+        Message { id, model, input_tokens, blocks: 0, open: None, called: false, end: None };
     Ok(Job { generation, teller: Box::new(teller), stream: fields.flag("stream", false)? })
 }
 
@@ -61,6 +65,12 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
 pub fn count_tokens(context: &Context<'_>, body: &Map<String, Value>) -> Result<Value, ApiError> {
     let (tokens, _) = prompt::tokens(context.loaded, conversation(&Fields::new(body))?)?;
     Ok(json!({"input_tokens": tokens.len()}))
+}
+
+/// `output_config.format`.
+fn output_format(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
+    let config = fields.object("output_config")?;
+    Ok(config.map(|config| sampling::format(&config)).transpose()?.flatten())
 }
 
 /// `thinking`: whether the template shall ask for it, and how many tokens it may take.
@@ -253,6 +263,8 @@ struct Message {
     /// Blocks begun.
     blocks: usize,
     open: Option<Block>,
+    /// Whether a tool was called.
+    called: bool,
     end: Option<End>,
 }
 
@@ -331,6 +343,7 @@ impl Message {
             Piece::ToolStart { index, id, name } => {
                 let start = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
                 self.open_block(Block::Tool(*index), &start, frames);
+                self.called = true;
             }
             Piece::ToolArguments { fragment, .. } => {
                 let delta = json!({"type": "input_json_delta", "partial_json": fragment});
@@ -370,7 +383,7 @@ impl Teller for Message {
     }
 
     fn close(&mut self, totals: &Totals, frames: &mut Frames) {
-        let called = matches!(self.open, Some(Block::Tool(_)));
+        let called = self.called;
         self.close_block(frames);
         let end = self.end.as_ref().map(|end| (end, called));
         let message = self.object(json!([]), end, totals.completion_tokens);
@@ -407,8 +420,11 @@ impl Teller for Message {
             content.push(json!({"type": "text", "text": choice.content}));
         }
         for tool in &choice.tools {
-            // what is no object cannot be an input: the client sees the text
-            let input = prompt::arguments(&tool.arguments);
+            // of an answer that was cut off, as far as it came; what is no object at all is seen as text
+            let input = match tool.arguments.trim() {
+                "" => json!({}),
+                text => prompt::arguments(&complete_json(text)),
+            };
             content.push(
                 json!({"type": "tool_use", "id": tool.id, "name": tool.name, "input": input}),
             );
@@ -488,6 +504,7 @@ mod tests {
             input_tokens: 3,
             blocks: 0,
             open: None,
+            called: false,
             end: None,
         };
         let mut frames = Frames::default();

@@ -1,6 +1,6 @@
 //! Conversations → token ids: messages in OpenAI's shape, through the model's template.
 
-use host::text::{ChatInput, Literals, TemplateError};
+use host::text::{ChatInput, Literals, TemplateError, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use super::json::{Fields, wrong};
@@ -44,13 +44,17 @@ pub fn render(
     if conversation.messages.is_empty() {
         return Err(ApiError::field(field, "is empty, expected at least one message"));
     }
+    for value in conversation.messages.iter().chain(&conversation.tools) {
+        check_names(&loaded.tokenizer, value, field)?;
+    }
     let mut said = vec![];
-    conversation.messages.iter_mut().for_each(|message| said_in(message, &mut said));
+    conversation.messages.iter_mut().for_each(|message| said_by(message, &mut said));
     conversation.tools.iter_mut().for_each(|tool| said_in(tool, &mut said));
     let literals = Literals::shield(&loaded.tokenizer, &mut said)
         .map_err(|error| ApiError::field(field, error.to_string()))?;
-    let last = conversation.messages.last().and_then(|message| message["content"].as_str());
-    let last = last.unwrap_or_default().trim_end().to_owned();
+    if conversation.goes_on {
+        mark_end(conversation.messages.last_mut());
+    }
     let input = ChatInput {
         messages: conversation.messages,
         tools: (!conversation.tools.is_empty()).then_some(conversation.tools),
@@ -61,12 +65,23 @@ pub fn render(
     let mut text = template.render(&input).map_err(|error| template_error(error, field))?;
     if conversation.goes_on {
         // what the template puts behind the last message would end it
-        let at = text.rfind(&last).filter(|_| !last.is_empty()).ok_or_else(|| {
+        let end = text.rfind(END).ok_or_else(|| {
             ApiError::field(field, "the last message cannot be gone on with: the template drops it")
         })?;
-        text.truncate(at + last.len());
+        text.truncate(end);
     }
     Ok((text, literals))
+}
+
+/// Stands behind the text that an answer goes on with while the template is rendered; nothing that was
+/// said comes behind it.
+const END: char = '\u{10fffd}';
+
+fn mark_end(message: Option<&mut Value>) {
+    if let Some(content) = message.and_then(|message| message.get_mut("content")) {
+        let text = content.as_str().unwrap_or_default();
+        *content = Value::String(format!("{}{END}", text.trim_end()));
+    }
 }
 
 /// The prompt as token ids, and as text.
@@ -85,19 +100,39 @@ pub fn tokens(loaded: &Loaded, conversation: Conversation) -> Result<(Vec<u32>, 
     Ok((ids, text))
 }
 
-/// Every string of a message but its role: text that somebody said.
+/// Every string of a message but its own role: text that somebody said.
+fn said_by<'a>(message: &'a mut Value, said: &mut Vec<&'a mut String>) {
+    if let Value::Object(map) = message {
+        let parts = map.iter_mut().filter(|(key, _)| *key != "role");
+        parts.for_each(|(_, value)| said_in(value, said));
+    }
+}
+
+/// Every string of a value.
 fn said_in<'a>(value: &'a mut Value, said: &mut Vec<&'a mut String>) {
     match value {
         Value::String(text) => said.push(text),
         Value::Array(list) => list.iter_mut().for_each(|value| said_in(value, said)),
-        Value::Object(map) => {
-            for (key, value) in map.iter_mut() {
-                if key != "role" {
-                    said_in(value, said);
-                }
-            }
-        }
+        Value::Object(map) => map.iter_mut().for_each(|(_, value)| said_in(value, said)),
         _ => {}
+    }
+}
+
+/// Refuses names in objects that spell a control token: unlike strings they cannot be shielded.
+fn check_names(tokenizer: &Tokenizer, value: &Value, field: &str) -> Result<(), ApiError> {
+    match value {
+        Value::Array(list) => list.iter().try_for_each(|v| check_names(tokenizer, v, field)),
+        Value::Object(map) => map.iter().try_for_each(|(name, value)| {
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            let ids = if plain { Ok(vec![]) } else { tokenizer.encode(name, false, true) };
+            let ids = ids.map_err(|error| ApiError::field(field, error.to_string()))?;
+            if ids.iter().any(|&id| tokenizer.is_special(id)) {
+                let problem = format!("has the name {name:?}, which spells a control token");
+                return Err(ApiError::field(field, problem));
+            }
+            check_names(tokenizer, value, field)
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -297,9 +332,10 @@ mod tests {
 
     #[test]
     fn what_is_said_is_everything_but_roles() {
-        let mut message = json!({"role": "user", "content": "a", "tool_calls": [{"id": "b"}]});
+        let call = json!({"id": "b", "function": {"arguments": {"role": "c"}}});
+        let mut message = json!({"role": "user", "content": "a", "tool_calls": [call]});
         let mut said = vec![];
-        said_in(&mut message, &mut said);
-        assert_eq!(said, ["a", "b"]);
+        said_by(&mut message, &mut said);
+        assert_eq!(said, ["a", "b", "c"]);
     }
 }

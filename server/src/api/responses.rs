@@ -25,6 +25,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let fields = Fields::new(body);
     let model = model(&fields, context.loaded)?;
     refuse_unsupported(&fields)?;
+    sampling::refuse_unsupported(&fields)?;
     let conversation = conversation(&fields)?;
     let wish = Wish {
         tools: conversation.tools.clone(),
@@ -41,7 +42,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: 1,
         max_tokens: max_tokens.unwrap_or(usize::MAX),
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: vec![],
+        stop: sampling::stop(&fields, "stop")?,
         logprobs: None,
         ignore_eos: false,
         echo: false,
@@ -93,23 +94,9 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
 
 /// `text.format`.
 fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
-    let Some(text) = fields.object("text")? else { return Ok(None) };
-    let Some(format) = text.object("format")? else { return Ok(None) };
-    let spec = match format.needed_text("type")? {
-        "text" => None,
-        "json_object" => Some(GrammarSpec::JsonObject),
-        "json_schema" => {
-            let schema = format.get("schema").cloned();
-            Some(GrammarSpec::JsonSchema(
-                schema.ok_or_else(|| format.error("schema", "is missing"))?,
-            ))
-        }
-        other => {
-            let problem = format!("is {other:?}, expected text, json_object or json_schema");
-            return Err(format.error("type", problem));
-        }
-    };
-    Ok(spec.map(|spec| (text.path("format"), spec)))
+    let text = fields.object("text")?;
+    let format = text.map(|text| sampling::format(&text)).transpose()?.flatten();
+    Ok(format.or(sampling::grammar(fields)?))
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {

@@ -163,6 +163,10 @@ const REFUSED: &[&str] = &[
     "suffix",
     "include_stop_str_in_output",
     "functions",
+    "allowed_token_ids",
+    "truncate_prompt_tokens",
+    "chat_template",
+    "documents",
     "web_search_options",
 ];
 
@@ -223,6 +227,27 @@ pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, Api
         }
         (found, _) => Ok(found),
     }
+}
+
+/// `format` of a field that says how the text must look, in OpenAI's responses and Anthropic's messages.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn format(parent: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
+    let Some(format) = parent.object("format")? else { return Ok(None) };
+    let spec = match format.needed_text("type")? {
+        "text" => return Ok(None),
+        "json_object" => GrammarSpec::JsonObject,
+        "json_schema" => {
+            let missing = || format.error("schema", "is missing");
+            GrammarSpec::JsonSchema(format.get("schema").cloned().ok_or_else(missing)?)
+        }
+        other => {
+            let problem = format!("is {other:?}, expected text, json_object or json_schema");
+            return Err(format.error("type", problem));
+        }
+    };
+    Ok(Some((parent.path("format"), spec)))
 }
 
 fn response_format(fields: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {

@@ -8,6 +8,7 @@ use super::completions::token_ids;
 use super::json::Fields;
 use super::{Context, chat, prompt, token_text};
 use crate::http::ApiError;
+use crate::limits::LISTED_TOKENS;
 
 /// Text or messages → token ids.
 ///
@@ -29,6 +30,10 @@ pub fn tokenize(context: &Context<'_>, body: &Map<String, Value>) -> Result<Valu
         encoded.map_err(|error| fields.error(name, error.to_string()))?
     };
     let count = tokens.len();
+    if count > LISTED_TOKENS {
+        let problem = format!("the text has {count} tokens, the limit is {LISTED_TOKENS}");
+        return Err(ApiError::bad(problem));
+    }
     let listed = if fields.flag("with_pieces", false)? {
         let piece = |id: &u32| {
             let bytes = loaded.tokenizer.piece(*id);

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
+use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
@@ -60,9 +61,18 @@ fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// The origins whose pages may call the server.
 #[derive(Debug, Default)]
-pub struct Origins(pub Vec<String>);
+pub struct Origins {
+    allowed: Vec<String>,
+    /// Whether requests carry a key, which no foreign page knows.
+    keyed: bool,
+}
 
 impl Origins {
+    /// The origins of `--cors-origin`; `keyed` where there is an `--api-key`.
+    pub fn new(allowed: Vec<String>, keyed: bool) -> Self {
+        Self { allowed, keyed }
+    }
+
     /// The value of `access-control-allow-origin` for a request, if it gets one.
     ///
     /// # Errors
@@ -70,19 +80,30 @@ impl Origins {
     /// the work was done.
     pub fn check(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
         let Some(origin) = headers.get(ORIGIN) else { return Ok(None) };
-        if self.0.iter().any(|allowed| allowed == "*") {
+        if self.allowed.iter().any(|allowed| allowed == "*") {
             return Ok(Some(HeaderValue::from_static("*")));
         }
-        if self.0.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+        if self.allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(Some(origin.clone()));
         }
-        if is_own(origin, headers) {
+        if is_own(origin, headers) && (self.keyed || is_local(origin)) {
             return Ok(None);
         }
         let origin = String::from_utf8_lossy(origin.as_bytes());
         let message = format!("pages of {origin} may not call this server; see --cors-origin");
         Err(ApiError::new(StatusCode::FORBIDDEN, message).code("origin_not_allowed"))
     }
+}
+
+/// Whether the origin's name means this machine or an address: any other name may be made to point here by
+/// the one who owns it, so that a foreign page looks like the server's own.
+fn is_local(origin: &HeaderValue) -> bool {
+    let authority = origin.to_str().ok().and_then(|text| text.split_once("://")).map(|(_, a)| a);
+    let authority = authority.and_then(|text| text.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+        host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok()
+    })
 }
 
 /// Whether the page came from this server.
@@ -205,7 +226,7 @@ mod tests {
 
     #[test]
     fn pages_of_other_origins_are_refused() {
-        let origins = Origins(vec!["https://a.example".into()]);
+        let origins = Origins::new(vec!["https://a.example".into()], false);
         let check = |pairs: &[(&'static str, &str)]| origins.check(&headers(pairs));
         assert_eq!(check(&[]), Ok(None));
         let own = [("origin", "http://127.0.0.1:8080"), ("host", "127.0.0.1:8080")];
@@ -216,7 +237,14 @@ mod tests {
             let refused = check(&[("origin", origin), ("host", "h")]).unwrap_err();
             assert_eq!(refused.status, 403, "{origin}");
         }
-        let any = Origins(vec!["*".into()]).check(&headers(&[("origin", "null")])).unwrap();
+        let rebound = [("origin", "http://evil.example:8080"), ("host", "evil.example:8080")];
+        assert_eq!(check(&rebound).unwrap_err().status, 403);
+        let keyed = Origins::new(vec![], true);
+        assert_eq!(keyed.check(&headers(&rebound)), Ok(None));
+        let local = [("origin", "http://[::1]:8080"), ("host", "[::1]:8080")];
+        assert_eq!(check(&local), Ok(None));
+        let any =
+            Origins::new(vec!["*".into()], false).check(&headers(&[("origin", "null")])).unwrap();
         assert_eq!(any.unwrap(), "*");
     }
 
