@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use config::ConfigError;
 use host::checkpoint::CheckpointError;
-use host::engine::{EngineError, RequestError, SubmitError};
+use host::engine::{EngineError, ErrorKind, RequestError, SubmitError};
 use host::program::{ModelPathError, chain};
 
 /// Every way the program ends without success.
@@ -88,25 +88,29 @@ impl CliError {
 
     /// The process's exit code.
     pub(crate) fn code(&self) -> u8 {
-        match self {
-            CliError::BrokenPipe => 0,
+        let kind = match self {
+            CliError::BrokenPipe => return 0,
             CliError::BadArgument(_) | CliError::Template(_) | CliError::Tokenizer(_) => {
-                BAD_ARGUMENT
+                ErrorKind::InvalidArgument
             }
-            CliError::Config(ConfigError::Read { source, .. }) => file_code(source),
-            CliError::Config(_) => BAD_ARGUMENT,
-            CliError::File { source, .. } => file_code(source),
-            CliError::Model(error) => error.kind().exit_code(),
-            CliError::Unsupported(_) => UNSUPPORTED,
-            CliError::Checkpoint(CheckpointError::Io { source, .. }) => file_code(source),
-            CliError::Checkpoint(CheckpointError::Quantized { .. }) => UNSUPPORTED,
-            CliError::Checkpoint(_) => BAD_MODEL,
-            CliError::Engine(error) => error.kind().exit_code(),
-            CliError::Submit(error) => error.kind().exit_code(),
-            CliError::Request(error) => error.kind().exit_code(),
-            CliError::Io { .. } | CliError::Internal(_) => INTERNAL,
-            CliError::Cancelled => CANCELLED,
-        }
+            CliError::Config(ConfigError::Read { source, .. })
+            | CliError::File { source, .. }
+            | CliError::Checkpoint(CheckpointError::Io { source, .. }) => {
+                ErrorKind::of_file(source)
+            }
+            CliError::Config(_) => ErrorKind::InvalidArgument,
+            CliError::Model(error) => error.kind(),
+            CliError::Unsupported(_) | CliError::Checkpoint(CheckpointError::Quantized { .. }) => {
+                ErrorKind::Unsupported
+            }
+            CliError::Checkpoint(_) => ErrorKind::InvalidModel,
+            CliError::Engine(error) => error.kind(),
+            CliError::Submit(error) => error.kind(),
+            CliError::Request(error) => error.kind(),
+            CliError::Io { .. } | CliError::Internal(_) => ErrorKind::Internal,
+            CliError::Cancelled => ErrorKind::Cancelled,
+        };
+        kind.exit_code()
     }
 
     /// Says on stderr what happened, unless nothing needs to be said; gives the exit code.
@@ -120,22 +124,8 @@ impl CliError {
     }
 }
 
-const BAD_ARGUMENT: u8 = 1;
-const NOT_FOUND: u8 = 4;
-const BAD_MODEL: u8 = 5;
-const UNSUPPORTED: u8 = 6;
-const INTERNAL: u8 = 7;
-/// Ctrl-C ended the program.
-pub(crate) const CANCELLED: u8 = 8;
-
-fn file_code(error: &io::Error) -> u8 {
-    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { BAD_ARGUMENT }
-}
-
 #[cfg(test)]
 mod tests {
-    use host::engine::ErrorKind;
-
     use super::*;
 
     #[test]

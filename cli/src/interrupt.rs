@@ -4,7 +4,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::error::{CANCELLED, CliError};
+use host::engine::ErrorKind;
+
+use crate::error::CliError;
 
 /// What the next Ctrl-C does.
 enum Action {
@@ -32,7 +34,7 @@ fn action() -> MutexGuard<'static, Action> {
 pub(crate) fn install() -> Result<(), CliError> {
     ctrlc::set_handler(|| {
         if !pressed(&mut action()) {
-            std::process::exit(i32::from(CANCELLED));
+            std::process::exit(i32::from(ErrorKind::Cancelled.exit_code()));
         }
     })
     .map_err(|error| CliError::Internal(format!("Ctrl-C cannot be handled: {error}")))

@@ -83,7 +83,7 @@ impl ServerError {
             | Self::PortTaken { .. }
             | Self::Listen { .. } => ErrorKind::InvalidArgument,
             Self::Config(ConfigError::Read { source, .. }) | Self::Log { source, .. } => {
-                file_kind(source)
+                ErrorKind::of_file(source)
             }
             Self::Config(_) => ErrorKind::InvalidArgument,
             Self::Unsupported(_) => ErrorKind::Unsupported,
@@ -92,13 +92,5 @@ impl ServerError {
             Self::System { .. } | Self::Internal(_) => ErrorKind::Internal,
         };
         kind.exit_code()
-    }
-}
-
-fn file_kind(error: &io::Error) -> ErrorKind {
-    if error.kind() == io::ErrorKind::NotFound {
-        ErrorKind::NotFound
-    } else {
-        ErrorKind::InvalidArgument
     }
 }

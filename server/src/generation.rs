@@ -1,6 +1,6 @@
 //! The request behind all dialects.
 
-use host::engine::{Request, SubmitError};
+use host::engine::Request;
 use host::sampling::SamplingParams;
 
 use crate::http::ApiError;
@@ -36,26 +36,12 @@ impl Generation {
     /// # Errors
     /// 400 naming the field and the limit. `field` is the dialect's name of the prompt.
     pub fn check(&self, loaded: &Loaded, field: &str) -> Result<(), ApiError> {
-        let info = loaded.engine.info();
-        let (vocab_size, max_seq_len) = (info.vocab_size, info.max_seq_len);
         for prompt in &self.prompts {
-            let tokens = prompt.len();
-            let wrong = prompt.iter().position(|&id| id as usize >= vocab_size);
-            let refused = if tokens == 0 {
-                Some(SubmitError::EmptyPrompt)
-            } else if tokens > max_seq_len {
-                Some(SubmitError::PromptTooLong { tokens, max_seq_len })
-            } else {
-                wrong.map(|index| {
-                    let id = prompt[index];
-                    SubmitError::TokenOutOfRange { index, id, vocab_size }
-                })
-            };
-            if let Some(error) = refused {
+            if let Err(error) = loaded.engine.check_prompt(prompt) {
                 return Err(ApiError { param: Some(field.to_owned()), ..error.into() });
             }
         }
-        Ok(self.sampling.validate(vocab_size)?)
+        Ok(self.sampling.validate(loaded.engine.info().vocab_size)?)
     }
 
     /// All answers, prompt by prompt.

@@ -12,7 +12,6 @@ pub struct ThinkBudget {
     tokenizer: Arc<Tokenizer>,
     open: Watch,
     close: Watch,
-    opener: Vec<u8>,
     /// The answer so far, while only white space and the head of the opener.
     head: Vec<u8>,
     /// Whether reasoning may begin behind other text, as in harmony's later messages.
@@ -50,7 +49,6 @@ impl ThinkBudget {
         let end = tokenizer.encode(markers.end, false, true)?;
         let mut new = Self {
             open: Watch::new(markers.open),
-            opener: markers.open.as_bytes().to_vec(),
             head: vec![],
             anywhere: markers.answer.is_some(),
             close: Watch::new(markers.close),
@@ -82,7 +80,7 @@ impl ThinkBudget {
                     self.end_if_used_up();
                 } else if !self.anywhere {
                     self.head.extend_from_slice(piece);
-                    if !self.opener.starts_with(self.head.trim_ascii_start()) {
+                    if !self.open.marker().starts_with(self.head.trim_ascii_start()) {
                         // The answer began: what looks like the marker later is content.
                         self.state = State::Over;
                     }

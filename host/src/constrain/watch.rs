@@ -13,6 +13,11 @@ impl Watch {
         Self { marker: marker.as_bytes().to_vec(), tail: vec![] }
     }
 
+    /// What it watches for.
+    pub fn marker(&self) -> &[u8] {
+        &self.marker
+    }
+
     /// Takes the text of a token. Whether the marker is complete with it.
     pub fn push(&mut self, text: &[u8]) -> bool {
         self.tail.extend_from_slice(text);

@@ -33,6 +33,14 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Of a file that could not be opened: it is not there, or cannot be used.
+    pub fn of_file(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            _ => Self::InvalidArgument,
+        }
+    }
+
     /// The exit code of a program that ends with it, as the manual lists them.
     pub fn exit_code(self) -> u8 {
         match self {

@@ -335,6 +335,14 @@ impl Engine {
         self.shared.stats()
     }
 
+    /// Checks the tokens of a prompt, as [`Engine::submit`] does.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check_prompt(&self, prompt: &[u32]) -> Result<(), SubmitError> {
+        request::check_prompt(prompt, self.sizes())
+    }
+
     /// Queues a request.
     ///
     /// # Errors
@@ -376,7 +384,7 @@ impl Engine {
         visit: Visit,
         canceller: Canceller,
     ) -> Result<(), EngineError> {
-        request::check_prompt(&tokens, self.sizes())?;
+        self.check_prompt(&tokens)?;
         if first >= tokens.len() {
             return Err(SubmitError::NothingToEvaluate { first, tokens: tokens.len() }.into());
         }

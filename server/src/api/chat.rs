@@ -168,6 +168,16 @@ impl Head {
             "choices": choices,
         })
     }
+
+    /// The end of a stream of such objects, with what all choices took if that was asked for.
+    pub fn close(&self, kind: &str, include_usage: bool, totals: &Totals, frames: &mut Frames) {
+        if include_usage {
+            let mut chunk = self.object(kind, json!([]));
+            chunk["usage"] = usage(totals);
+            frames.data(&chunk);
+        }
+        frames.done();
+    }
 }
 
 /// Why a choice ended, in OpenAI's words.
@@ -282,12 +292,7 @@ impl Teller for Chat {
     }
 
     fn close(&mut self, totals: &Totals, frames: &mut Frames) {
-        if self.include_usage {
-            let mut chunk = self.head.object("chat.completion.chunk", json!([]));
-            chunk["usage"] = usage(totals);
-            frames.data(&chunk);
-        }
-        frames.done();
+        self.head.close("chat.completion.chunk", self.include_usage, totals, frames);
     }
 
     fn fail(&mut self, error: &ApiError, frames: &mut Frames) {

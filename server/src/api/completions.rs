@@ -211,12 +211,7 @@ impl Teller for Completion {
     }
 
     fn close(&mut self, totals: &Totals, frames: &mut Frames) {
-        if self.include_usage {
-            let mut chunk = self.head.object("text_completion", json!([]));
-            chunk["usage"] = usage(totals);
-            frames.data(&chunk);
-        }
-        frames.done();
+        self.head.close("text_completion", self.include_usage, totals, frames);
     }
 
     fn fail(&mut self, error: &ApiError, frames: &mut Frames) {

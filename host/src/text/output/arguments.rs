@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::Piece;
 use super::json::{Scanner, Step, escape, escaped, quoted};
 use super::scan::{Begins, begins, held, white};
 
@@ -63,6 +64,16 @@ impl Reader {
 
     pub fn parameters(schema: &Value) -> Self {
         Self::Parameters { schema: schema.clone(), state: Parameter::Between, count: 0 }
+    }
+
+    /// Reads as [`Reader::read`] does, and appends what was read as arguments of call `index`.
+    pub fn read_call(&mut self, text: &str, end: bool, index: usize, out: &mut Vec<Piece>) -> Read {
+        let mut fragment = String::new();
+        let read = self.read(text, end, &mut fragment);
+        if !fragment.is_empty() {
+            out.push(Piece::ToolArguments { index, fragment });
+        }
+        read
     }
 
     /// Reads `text` as far as it is sure, and appends JSON to `out`. At the `end` everything is read.

@@ -193,12 +193,7 @@ impl Calls {
         end: bool,
         out: &mut Vec<Piece>,
     ) -> bool {
-        let mut fragment = String::new();
-        let read = reader.read(&self.text[self.at..], end, &mut fragment);
-        if !fragment.is_empty() {
-            out.push(Piece::ToolArguments { index: self.count - 1, fragment });
-        }
-        match read {
+        match reader.read_call(&self.text[self.at..], end, self.count - 1, out) {
             Read::More(len) => {
                 self.at += len;
                 self.state = State::Arguments(reader, outer);
