@@ -11,7 +11,7 @@ use super::placement::{self, Gpu};
 use super::{Engine, EngineError, EngineOptions, LoadProgress, MAX_CONCURRENT, ModelInfo, Parts};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::engine::scheduler::Limits;
-use crate::kv::pages_for;
+use crate::kv::{MAX_GROUPS, pages_for};
 use crate::layers::Decoder;
 use crate::layers::decoder::{BatchLimits, Placement};
 use crate::layers::rope::RopeSpec;
@@ -19,7 +19,7 @@ use crate::models::{self, DecoderSpec};
 use crate::ops::cpu::CpuOps;
 use crate::ops::cuda::{CudaOps, CudaOptions, ModelShape, Room};
 use crate::ops::{KvDtype, Ops, SampleLimits};
-use crate::plan::{self, ActivationBytes, Demand, DeviceDemand, MemoryPlan};
+use crate::plan::{self, ActivationBytes, Demand, DeviceDemand, LayerKv, MemoryPlan};
 use crate::text::template::BUILTIN_NAMES;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::weights::weight_bytes;
@@ -106,7 +106,7 @@ pub(super) fn load(
     let info = describe(&checkpoint, family.name, &spec, &plan, device);
     let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows, sequences };
     let mut decoder = Decoder::load(&checkpoint, family.name, spec, &placements, batch, progress)?;
-    decoder.allocate_kv(plan.kv_pages, pages_for(plan.max_seq_len), kv_dtype)?;
+    decoder.allocate_kv(&plan.kv_groups, pages_for(plan.max_seq_len), kv_dtype)?;
     decoder.reserve_sampling()?;
     // Weights that were converted on the way may be zeros of a file cut meanwhile.
     checkpoint.check_intact()?;
@@ -269,12 +269,16 @@ fn plan_memory(
         let staging = room.as_ref().map_or(0, |room| room.host_bytes(rows));
         of_rows(spec.rotation_row_bytes(), rows).saturating_add(copies).saturating_add(staging)
     };
-    // Rotations, and the numbers of all sequences' pages as a GPU copies them.
-    let sequence_bytes = |tokens| {
+    // The numbers of all sequences' pages, as a GPU copies them.
+    let page_numbers = |tokens| {
         let pages = room.as_ref().map_or(0, |_| 4 * pages_for(tokens) as u64);
-        spec.rotation_table_bytes(tokens).saturating_add(of_rows(pages, sequences))
+        of_rows(pages.saturating_mul(MAX_GROUPS as u64), sequences)
     };
-    let kv_heads = vec![spec.kv_shape(); spec.layers.len()];
+    let sequence_bytes =
+        |tokens| spec.rotation_table_bytes(tokens).saturating_add(page_numbers(tokens));
+    let heads = spec.kv_shape();
+    let kv_layers: Vec<LayerKv> =
+        spec.layers.iter().map(|layer| LayerKv { heads, window: layer.window }).collect();
     let device_layers = |rows| {
         let beside = room.as_ref().map_or(0, |room| room.step_bytes(rows));
         of_rows(spec.stage_row_bytes(), rows).saturating_add(beside)
@@ -289,13 +293,14 @@ fn plan_memory(
             free_bytes: gpu.context.memory().map_err(EngineError::Gpu)?.free_bytes as u64,
             layers: gpu.layers,
             activations: ActivationBytes { layers: &device_layers, logits: &device_logits },
+            sequence_bytes: &page_numbers,
         }),
         None => None,
     };
     let from_config = |n: u32| (n > 0).then_some(n as usize);
     let demand = Demand {
         weights: &weight_bytes(checkpoint, spec)?,
-        kv_heads: &kv_heads,
+        kv_layers: &kv_layers,
         kv_dtype,
         activations: ActivationBytes { layers: &layers, logits: &logits },
         host_bytes: &host_bytes,

@@ -398,12 +398,11 @@ impl Engine {
     fn start(model: Box<dyn Model>, parts: Parts) -> Result<Self, EngineError> {
         let Parts { info, tokenizer, template, vocabulary, plan, notices, limits, max_waiting } =
             parts;
-        let kv_pages = u32::try_from(plan.kv_pages).expect("the planner bounds them");
         let shared = Arc::new(Shared::default());
         // Room for every request in progress, and for the order to stop.
         let limit = limits.max_running.saturating_add(max_waiting);
         let (commands, receiver) = sync_channel(limit.saturating_add(1));
-        let scheduler = Scheduler::new(limits, kv_pages);
+        let scheduler = Scheduler::new(limits, plan.kv_groups.clone());
         let worker = Worker::new(model, info.vocab_size, scheduler, receiver, shared.clone());
         let thread = thread::Builder::new().name("engine".to_owned());
         let thread = Some(thread.spawn(|| worker.run()).map_err(EngineError::Thread)?);

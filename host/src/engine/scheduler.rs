@@ -22,8 +22,8 @@ use std::ops::Range;
 
 use self::sequence::Sequence;
 use super::EngineStats;
-use crate::kv::{PAGE_SIZE, PagePool};
-use crate::ops::{Batch, Span};
+use crate::kv::{PAGE_SIZE, PageGroup, PagePool, pages_for, window_pages};
+use crate::ops::{Batch, PageCopy, Span};
 
 /// Tells sequences apart; never used twice, and the later one is the younger.
 pub(super) type SequenceId = u64;
@@ -97,15 +97,22 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    /// `kv_pages` hold at least one sequence of the longest kind.
-    pub fn new(limits: Limits, kv_pages: u32) -> Self {
+    /// A group without a window holds at least one sequence of the longest kind, one with a window
+    /// what [`window_pages`] says.
+    pub fn new(limits: Limits, groups: Vec<PageGroup>) -> Self {
         assert!(limits.max_running > 0);
         assert!(limits.batch_rows >= limits.max_running);
         assert!(limits.logit_rows >= limits.max_running);
-        assert!(kv_pages as usize * PAGE_SIZE >= limits.max_seq_len);
+        for group in &groups {
+            let least = match group.window {
+                Some(window) => window_pages(window, limits.max_running, limits.batch_rows),
+                None => pages_for(limits.max_seq_len),
+            };
+            assert!(group.pages >= least);
+        }
         Self {
             limits,
-            pool: PagePool::new(kv_pages),
+            pool: PagePool::new(groups),
             waiting: VecDeque::new(),
             running: Vec::with_capacity(limits.max_running),
             free_slots: (0..limits.max_running).rev().collect(),
@@ -145,25 +152,27 @@ impl Scheduler {
     /// Fills `batch` and `steps` with the next step, which is empty when nothing is queued. It must
     /// be followed by [`Scheduler::complete`].
     pub fn schedule(&mut self, batch: &mut Batch, steps: &mut Vec<Step>) {
-        self.admit();
-        self.share_rows();
-        self.reserve_pages();
         batch.tokens.clear();
         batch.spans.clear();
         batch.logit_rows.clear();
+        batch.copies.clear();
         steps.clear();
+        self.admit(&mut batch.copies);
+        self.share_rows();
+        self.reserve_pages();
+        let groups = self.pool.groups().len();
         // Single rows first: a backend treats them alike.
         let single = |sequence: &&mut Sequence| sequence.in_flight == 1;
-        self.running.iter_mut().filter(single).for_each(|s| s.put(batch, steps));
+        self.running.iter_mut().filter(single).for_each(|s| s.put(groups, batch, steps));
         let chunk = |sequence: &&mut Sequence| sequence.in_flight > 1;
-        self.running.iter_mut().filter(chunk).for_each(|s| s.put(batch, steps));
+        self.running.iter_mut().filter(chunk).for_each(|s| s.put(groups, batch, steps));
         assert!(batch.tokens.len() <= self.limits.batch_rows);
         assert!(batch.logit_rows.len() <= self.limits.logit_rows);
     }
 
     /// Lets sequences begin, in the order they came. One that waits for what another is computing is
     /// passed over; one that waits for room is not.
-    fn admit(&mut self) {
+    fn admit(&mut self, copies: &mut Vec<PageCopy>) {
         let mut at = 0;
         while self.running.len() < self.limits.max_running && at < self.waiting.len() {
             if self.has_leader(at) {
@@ -175,6 +184,7 @@ impl Scheduler {
                 self.waiting.insert(at, sequence);
                 return;
             }
+            self.fork(&mut sequence, copies);
             sequence.slot = self.free_slots.pop().expect("a slot for each that may run");
             let place = self.running.partition_point(|other| other.id < sequence.id);
             self.running.insert(place, sequence);
@@ -203,10 +213,13 @@ impl Scheduler {
     /// Gives a sequence the cached pages it begins with, if there is room for what it and all that
     /// run are expected to need.
     fn fits(&mut self, sequence: &mut Sequence) -> bool {
-        let expected =
-            |s: &Sequence| s.expected_pages(&self.limits).saturating_sub(s.table.pages().len());
+        let group = self.pool.groups()[0];
+        let expected = |s: &Sequence| {
+            let pages = group.pages_of(s.expected_tokens(&self.limits));
+            pages.saturating_sub(s.table.held(0).count())
+        };
         let promised: usize = self.running.iter().map(expected).sum();
-        let room = self.pool.available().saturating_sub(promised);
+        let room = self.pool.available(0).saturating_sub(promised);
         let refused = self.refused.filter(|_| !self.running.is_empty());
         if refused.is_some_and(|(id, before)| id == sequence.id && room <= before) {
             return false;
@@ -216,13 +229,31 @@ impl Scheduler {
             sequence.adopt(&mut self.pool);
         }
         // What it took over may have been available before.
-        let left = self.pool.available().saturating_sub(promised);
+        let left = self.pool.available(0).saturating_sub(promised);
         if self.running.is_empty() || expected(sequence) <= left {
             return true;
         }
         sequence.table.retire(&mut self.pool, &sequence.tokens);
         self.refused = Some((sequence.id, room));
         false
+    }
+
+    /// Goes on where a running sequence's page that is not full yet begins alike, in a copy of it.
+    fn fork(&mut self, sequence: &mut Sequence, copies: &mut Vec<PageCopy>) {
+        if !self.limits.prefix_reuse || sequence.isolated || !sequence.table.ends_at_page() {
+            return;
+        }
+        let pool = &self.pool;
+        let others = self.running.iter().filter(|other| !other.isolated);
+        let alike = others.map(|other| (sequence.begins_alike(other, pool), other));
+        let Some((tokens, other)) = alike.max_by_key(|(tokens, _)| *tokens) else { return };
+        if tokens == 0 {
+            return;
+        }
+        // Without a page to spare these few tokens are computed.
+        let Ok(pages) = sequence.table.fork(&mut self.pool, &other.table, tokens) else { return };
+        let copy = |(group, (from, to))| PageCopy { group, from, to };
+        copies.extend(pages.into_iter().enumerate().map(copy));
     }
 
     /// Says how many rows each running sequence gets, within the limits of a step.
@@ -275,7 +306,7 @@ impl Scheduler {
                 at += 1;
                 continue;
             }
-            let pages = sequence.table.pages().len() + self.pool.available();
+            let pages = sequence.table.pages(0).len() + self.pool.available(0);
             let room = pages * PAGE_SIZE - sequence.table.len();
             if at + 1 == self.running.len() && room > 0 {
                 self.running[at].in_flight = room; // fewer than it was to have, and all there are
@@ -317,6 +348,7 @@ impl Scheduler {
             if self.limits.prefix_reuse && !sequence.isolated {
                 sequence.table.share(&mut self.pool, &sequence.tokens);
             }
+            sequence.table.leave_window(&mut self.pool);
         }
         self.check();
     }
@@ -349,7 +381,7 @@ impl Scheduler {
     fn check(&self) {
         if cfg!(debug_assertions) {
             self.pool.check(self.running.iter().map(|sequence| &sequence.table));
-            assert!(self.waiting.iter().all(|sequence| sequence.table.pages().is_empty()));
+            assert!(self.waiting.iter().all(|sequence| sequence.table.holds_nothing()));
             let mut slots = self.free_slots.clone();
             slots.extend(self.running.iter().map(|sequence| sequence.slot));
             slots.sort_unstable();
@@ -361,7 +393,7 @@ impl Scheduler {
 
 impl Sequence {
     /// Puts the rows in flight into a batch.
-    fn put(&mut self, batch: &mut Batch, steps: &mut Vec<Step>) {
+    fn put(&mut self, groups: usize, batch: &mut Batch, steps: &mut Vec<Step>) {
         let (first, rows) = (self.table.len(), self.in_flight);
         let end = first + rows;
         let first_row = batch.tokens.len();
@@ -374,7 +406,7 @@ impl Sequence {
             rows,
             context_len: end,
             rope_len: self.rope_len.max(end),
-            pages: self.table.pages().to_vec(),
+            pages: (0..groups).map(|group| self.table.pages(group).to_vec()).collect(),
         });
         steps.push(Step {
             id: self.id,

@@ -14,7 +14,7 @@ use super::{Engine, Event, FinishReason, ModelInfo, Parts, Request, RequestHandl
 use crate::kv::{PAGE_SIZE, pages_for};
 use crate::ops::cuda::Emulated;
 use crate::ops::{Batch, HeadShape, KvDtype, OpsError, SampleLimits, SampleRequest, Sampled};
-use crate::plan::{ActivationBytes, Demand, WeightBytes, plan};
+use crate::plan::{ActivationBytes, Demand, LayerKv, WeightBytes, plan};
 use crate::sampling::SamplingParams;
 
 pub(super) const VOCAB_SIZE: usize = 32;
@@ -133,7 +133,7 @@ impl Setup {
         };
         let plan = plan(&Demand {
             weights: &WeightBytes { layers: vec![0], ..WeightBytes::default() },
-            kv_heads: &[HeadShape { heads: 1, head_dim: 1 }],
+            kv_layers: &[LayerKv { heads: HeadShape { heads: 1, head_dim: 1 }, window: None }],
             kv_dtype: KvDtype::F32,
             activations: ActivationBytes { layers: &|rows| rows as u64, logits: &|_| 0 },
             host_bytes: &|_| 0,
@@ -188,14 +188,21 @@ impl Model for FakeModel {
             steps.extend(batch.spans.iter().map(|span| (span.rows, span.context_len)));
             steps.len() - 1
         };
+        for copy in &batch.copies {
+            for slot in 0..PAGE_SIZE {
+                if let Some(&cell) = self.cells.get(&(copy.from, slot)) {
+                    self.cells.insert((copy.to, slot), cell);
+                }
+            }
+        }
         let logits = &mut self.logits;
         logits.clear();
         for span in &batch.spans {
             assert!(span.context_len <= self.limits.max_seq_len);
             assert!(span.rope_len >= span.context_len);
             assert!(batch.spans.len() <= self.limits.max_running);
-            assert_eq!(span.pages.len(), pages_for(span.context_len));
-            let cell = |p: usize| (span.pages[p / PAGE_SIZE], p % PAGE_SIZE);
+            assert_eq!(span.page_count(), pages_for(span.context_len));
+            let cell = |p: usize| (span.pages[0][p / PAGE_SIZE], p % PAGE_SIZE);
             let first = span.context_len - span.rows;
             for (i, &token) in batch.tokens[span.first_row..][..span.rows].iter().enumerate() {
                 let position = first + i;

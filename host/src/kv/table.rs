@@ -1,11 +1,14 @@
 //! The pages of one sequence.
 
-use super::{Node, PAGE_SIZE, PagePool, PagesExhausted, pages_for};
+use super::index::Node;
+use super::pool::Pages;
+use super::{MAX_GROUPS, PAGE_SIZE, PagePool, PagesExhausted, pages_for};
 
 /// The pages of one sequence, and how many of its tokens have keys and values in them.
 ///
 /// ```text
-/// [0, 16 · known) others may have these pages, too: never written again
+/// [0, 16 · first) before the window of a group that has one: given back
+/// [.., 16 · known) others may have these pages, too: never written again
 /// [16 · known, len) computed, the sequence's own
 /// [len, 16 · pages) room for the next step
 /// ```
@@ -14,7 +17,7 @@ use super::{Node, PAGE_SIZE, PagePool, PagesExhausted, pages_for};
 /// [`PageTable::release`] or [`PageTable::retire`].
 #[derive(Debug, Default)]
 pub struct PageTable {
-    pages: Vec<u32>,
+    groups: [Held; MAX_GROUPS],
     len: usize,
     /// Full pages that are in the pool's index, the first ones.
     known: usize,
@@ -22,12 +25,27 @@ pub struct PageTable {
     node: Node,
 }
 
+/// The pages of a group.
+#[derive(Debug, Default)]
+struct Held {
+    /// In the order of the positions they hold; those before `first` are anybody's.
+    pages: Vec<u32>,
+    /// The first that is held.
+    first: usize,
+}
+
 impl PageTable {
-    /// The pages, in the order of the positions they hold.
-    pub fn pages(&self) -> &[u32] {
-        &self.pages
+    /// The pages of a group, in the order of the positions they hold. Those before its window may be
+    /// anybody's by now.
+    pub fn pages(&self, group: usize) -> &[u32] {
+        &self.groups[group].pages
     }
-    /// Tokens whose keys and values are in the pages.
+    /// The pages of a group that it holds.
+    pub fn held(&self, group: usize) -> impl Iterator<Item = u32> {
+        let Held { pages, first } = &self.groups[group];
+        pages[*first..].iter().copied()
+    }
+    /// Tokens whose keys and values are in the pages, or were before they left the window.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -35,21 +53,63 @@ impl PageTable {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+    /// Whether its tokens end where a page does.
+    pub fn ends_at_page(&self) -> bool {
+        self.len == self.known * PAGE_SIZE
+    }
+    /// Whether it holds no page.
+    pub fn holds_nothing(&self) -> bool {
+        self.groups.iter().all(|held| held.pages.is_empty())
+    }
 
     /// Takes over the cached pages that hold the first of `tokens`. The table must be empty.
     pub fn adopt(&mut self, pool: &mut PagePool, tokens: &[u32]) {
-        assert!(self.pages.is_empty());
-        let (full, _) = tokens.as_chunks::<PAGE_SIZE>();
-        for tokens in full {
-            let Some((page, node)) = pool.find(self.node, tokens) else { break };
-            self.pages.push(page);
-            (self.known, self.node) = (self.known + 1, node);
-        }
+        assert!(self.holds_nothing());
+        let nodes = pool.known(tokens);
+        self.known = nodes.len();
+        self.node = nodes.last().copied().unwrap_or(Node::ROOT);
         self.len = self.known * PAGE_SIZE;
-        if let Some((page, alike)) = pool.take_tail(self.node, &tokens[self.len..]) {
-            self.pages.push(page);
+        for group in 0..pool.groups().len() {
+            let first = pool.groups()[group].first_page(self.len).min(self.known);
+            let held = &mut self.groups[group];
+            held.first = first;
+            held.pages.resize(first, 0);
+            held.pages.extend(nodes[first..].iter().map(|&node| pool.hold_known(group, node)));
+        }
+        if let Some((pages, alike)) = pool.take_tail(self.node, &tokens[self.len..]) {
+            for (held, page) in self.groups.iter_mut().zip(pages) {
+                held.pages.extend(page);
+            }
             self.len += alike;
         }
+    }
+
+    /// Begins the page after the full ones that were taken over, for the first `tokens` of those that
+    /// another table holds there and that are to be copied: gives for each group its page and this
+    /// one's.
+    ///
+    /// # Errors
+    /// `PagesExhausted`; nothing was changed.
+    pub fn fork(
+        &mut self,
+        pool: &mut PagePool,
+        other: &Self,
+        tokens: usize,
+    ) -> Result<Vec<(u32, u32)>, PagesExhausted> {
+        assert!(self.len == self.known * PAGE_SIZE && (1..PAGE_SIZE).contains(&tokens));
+        assert!(other.len >= self.len + tokens);
+        self.reserve(pool, self.len + tokens)?;
+        self.len += tokens;
+        let page = |table: &Self, group: usize| table.groups[group].pages[self.known];
+        let groups = 0..pool.groups().len();
+        Ok(groups.map(|group| (page(other, group), page(self, group))).collect())
+    }
+
+    /// Whether the page that position `position` lies in is held, in all groups.
+    pub fn holds(&self, pool: &PagePool, position: usize) -> bool {
+        let page = position / PAGE_SIZE;
+        let mut groups = self.groups[..pool.groups().len()].iter();
+        groups.all(|held| (held.first..held.pages.len()).contains(&page))
     }
 
     /// Takes pages until there is room for `tokens` tokens; does nothing when there is.
@@ -57,29 +117,54 @@ impl PageTable {
     /// # Errors
     /// `PagesExhausted`; nothing was changed.
     pub fn reserve(&mut self, pool: &mut PagePool, tokens: usize) -> Result<(), PagesExhausted> {
-        let wanted = pages_for(tokens).saturating_sub(self.pages.len());
-        let available = pool.available();
-        if wanted > available {
-            return Err(PagesExhausted { wanted, available });
+        let groups = pool.groups().len();
+        let wanted = |held: &Held| pages_for(tokens).saturating_sub(held.pages.len());
+        for (group, held) in self.groups[..groups].iter().enumerate() {
+            let (wanted, available) = (wanted(held), pool.available(group));
+            if wanted > available {
+                return Err(PagesExhausted { wanted, available });
+            }
         }
-        self.pages.extend((0..wanted).map_while(|_| pool.take()));
+        for (group, held) in self.groups[..groups].iter_mut().enumerate() {
+            held.pages.extend((0..wanted(held)).map_while(|_| pool.take(group)));
+        }
         Ok(())
     }
 
     /// Says that `tokens` more tokens were computed into reserved pages.
     pub fn advance(&mut self, tokens: usize) {
         self.len += tokens;
-        assert!(self.len <= self.pages.len() * PAGE_SIZE);
+        assert!(self.len <= self.groups[0].pages.len() * PAGE_SIZE);
     }
 
     /// Makes the full pages known to others; `tokens` are the sequence's. Where the same was
     /// computed twice, the page that is known already takes the place of this one.
     pub fn share(&mut self, pool: &mut PagePool, tokens: &[u32]) {
         let (full, _) = tokens[..self.len].as_chunks::<PAGE_SIZE>();
-        for (page, tokens) in self.pages.iter_mut().zip(full).skip(self.known) {
-            (*page, self.node) = pool.add(*page, self.node, tokens);
+        for (i, tokens) in full.iter().enumerate().skip(self.known) {
+            let mut pages = self.held_at(i);
+            self.node = pool.add(&mut pages, self.node, tokens);
+            for (held, page) in self.groups.iter_mut().zip(pages) {
+                page.into_iter().for_each(|page| held.pages[i] = page);
+            }
         }
         self.known = full.len();
+    }
+
+    /// The pages at an index that is not before a window.
+    fn held_at(&self, index: usize) -> Pages {
+        std::array::from_fn(|group| self.groups[group].pages.get(index).copied())
+    }
+
+    /// Gives back the pages that no token from here on sees.
+    pub fn leave_window(&mut self, pool: &mut PagePool) {
+        for group in 0..pool.groups().len() {
+            let first = pool.groups()[group].first_page(self.len);
+            let Held { pages, first: held } = &mut self.groups[group];
+            let first = first.min(pages.len()).max(*held);
+            pages[*held..first].iter().for_each(|&page| pool.release(group, page));
+            *held = first;
+        }
     }
 
     /// Returns all pages, and leaves in the cache what holds `tokens`, the sequence's.
@@ -87,20 +172,24 @@ impl PageTable {
         self.share(pool, tokens);
         let tail = &tokens[self.known * PAGE_SIZE..self.len];
         if !tail.is_empty() {
-            pool.add_tail(self.pages[self.known], self.node, tail);
+            pool.add_tail(&self.held_at(self.known), self.node, tail);
         }
         self.release(pool);
     }
 
     /// Returns all pages, the last first. Those that are known stay cached.
     pub fn release(&mut self, pool: &mut PagePool) {
-        self.pages.iter().rev().for_each(|&page| pool.release(page));
+        for (group, held) in self.groups.iter().enumerate() {
+            held.pages[held.first..].iter().rev().for_each(|&page| pool.release(group, page));
+        }
         *self = Self::default();
     }
 
     /// Returns all pages, and nobody finds any of them again: what they hold is doubtful.
     pub fn forget(&mut self, pool: &mut PagePool) {
-        self.pages.iter().for_each(|&page| pool.forget(page));
+        for (group, held) in self.groups.iter().enumerate() {
+            held.pages[held.first..].iter().for_each(|&page| pool.forget(group, page));
+        }
         self.release(pool);
     }
 }

@@ -3,6 +3,11 @@
 use super::*;
 use proptest::prelude::*;
 
+/// Pages for layers without a window.
+fn pool_of(pages: usize) -> PagePool {
+    PagePool::new(vec![PageGroup { window: None, pages }])
+}
+
 fn tokens(kind: u32, len: usize) -> Vec<u32> {
     (0..len as u32).map(|i| i + 1000 * kind).collect()
 }
@@ -30,21 +35,21 @@ fn found(pool: &mut PagePool, tokens: &[u32]) -> usize {
 fn sizes_around_a_page() {
     for (len, pages) in [(0, 0), (1, 1), (15, 1), (16, 1), (17, 2), (32, 2), (33, 3)] {
         assert_eq!(pages_for(len), pages, "{len} tokens");
-        let mut pool = PagePool::new(4);
+        let mut pool = pool_of(4);
         let table = computed(&mut pool, &tokens(0, len));
-        assert_eq!((table.pages().len(), pool.free()), (pages, 4 - pages));
+        assert_eq!((table.pages(0).len(), pool.free()), (pages, 4 - pages));
         pool.check([&table].into_iter());
     }
 }
 
 #[test]
 fn exhaustion_changes_nothing() {
-    let mut pool = PagePool::new(3);
+    let mut pool = pool_of(3);
     let mut table = PageTable::default();
     table.reserve(&mut pool, 17).unwrap();
     let error = table.reserve(&mut pool, 65).unwrap_err();
     assert_eq!(error, PagesExhausted { wanted: 3, available: 1 });
-    assert_eq!((table.pages().len(), pool.free()), (2, 1));
+    assert_eq!((table.pages(0).len(), pool.free()), (2, 1));
     table.reserve(&mut pool, 48).unwrap();
     assert_eq!(pool.free(), 0);
 }
@@ -64,7 +69,7 @@ fn what_a_finished_sequence_computed_is_found() {
         (&other, 16),
         (&tokens(1, 40), 0),
     ] {
-        let mut pool = PagePool::new(4);
+        let mut pool = pool_of(4);
         let mut table = computed(&mut pool, &all);
         table.retire(&mut pool, &all);
         assert_eq!((pool.free(), pool.cached(), pool.held()), (1, 3, 0));
@@ -75,7 +80,7 @@ fn what_a_finished_sequence_computed_is_found() {
 
 #[test]
 fn full_pages_have_several_holders_and_the_same_is_kept_once() {
-    let mut pool = PagePool::new(8);
+    let mut pool = pool_of(8);
     let all = tokens(0, 32);
     // Two that computed the same at the same time.
     let mut tables = [PageTable::default(), PageTable::default()];
@@ -85,9 +90,9 @@ fn full_pages_have_several_holders_and_the_same_is_kept_once() {
     }
     assert_eq!(pool.held(), 4);
     tables.iter_mut().for_each(|table| table.share(&mut pool, &all));
-    assert_eq!(tables[0].pages(), tables[1].pages());
+    assert_eq!(tables[0].pages(0), tables[1].pages(0));
     let third = computed(&mut pool, &all);
-    assert_eq!((third.pages(), pool.held()), (tables[0].pages(), 2));
+    assert_eq!((third.pages(0), pool.held()), (tables[0].pages(0), 2));
     pool.check(tables.iter().chain([&third]));
     let [mut a, mut b] = tables;
     a.release(&mut pool);
@@ -98,7 +103,7 @@ fn full_pages_have_several_holders_and_the_same_is_kept_once() {
 
 #[test]
 fn the_page_left_first_goes_first_and_the_end_before_the_beginning() {
-    let mut pool = PagePool::new(4);
+    let mut pool = pool_of(4);
     for kind in [1, 2] {
         let all = tokens(kind, 32);
         computed(&mut pool, &all).retire(&mut pool, &all);
@@ -116,7 +121,7 @@ fn the_page_left_first_goes_first_and_the_end_before_the_beginning() {
 
 #[test]
 fn a_tail_serves_one_sequence() {
-    let mut pool = PagePool::new(4);
+    let mut pool = pool_of(4);
     let all = tokens(0, 20);
     computed(&mut pool, &all).retire(&mut pool, &all);
     let (mut first, mut second) = (PageTable::default(), PageTable::default());
@@ -128,7 +133,7 @@ fn a_tail_serves_one_sequence() {
 
 #[test]
 fn few_tails_are_kept_of_many() {
-    let mut pool = PagePool::new(9);
+    let mut pool = pool_of(9);
     for kind in 0..9 {
         let all = tokens(kind, 5);
         computed(&mut pool, &all).retire(&mut pool, &all);
@@ -141,7 +146,7 @@ fn few_tails_are_kept_of_many() {
 
 #[test]
 fn what_is_doubtful_is_forgotten_also_where_another_holds_it() {
-    let mut pool = PagePool::new(4);
+    let mut pool = pool_of(4);
     let all = tokens(0, 40);
     let mut bad = computed(&mut pool, &all);
     let mut other = computed(&mut pool, &all[..32]);
@@ -156,9 +161,78 @@ fn what_is_doubtful_is_forgotten_also_where_another_holds_it() {
 #[test]
 #[should_panic(expected = "holders of page")]
 fn a_lost_page_is_noticed() {
-    let mut pool = PagePool::new(2);
+    let mut pool = pool_of(2);
     PageTable::default().reserve(&mut pool, 1).unwrap();
     pool.check(std::iter::empty());
+}
+
+/// Pages for layers that see everything and for layers that see 20 tokens.
+fn pool_of_both(all: usize, windowed: usize) -> PagePool {
+    let windowed = PageGroup { window: Some(20), pages: windowed };
+    PagePool::new(vec![PageGroup { window: None, pages: all }, windowed])
+}
+
+#[test]
+fn a_window_is_counted_with_the_own_token() {
+    let group = PageGroup { window: Some(20), pages: 9 };
+    // Position 35 sees 16 to 35, position 36 from 17 on.
+    for (position, page) in [(0, 0), (19, 0), (34, 0), (35, 1), (50, 1), (51, 2)] {
+        assert_eq!(group.first_page(position), page, "{position}");
+    }
+    assert_eq!([1, 33, 100].map(|tokens| group.pages_of(tokens)), [1, 3, 3]);
+}
+
+#[test]
+fn pages_before_the_window_are_given_back_and_found_while_they_last() {
+    let mut pool = pool_of_both(8, 4);
+    let all = tokens(0, 64);
+    let mut table = computed(&mut pool, &all);
+    assert_eq!((pool.held(), pool.free(), pool.cached()), (8, 4, 0));
+    table.leave_window(&mut pool);
+    assert_eq!((pool.held(), pool.cached()), (6, 2), "positions from 45 on are seen");
+    assert!(table.holds(&pool, 32) && !table.holds(&pool, 31));
+    pool.check([&table].into_iter());
+    // A shorter prefix is found with the window's pages at its own end.
+    assert_eq!(found(&mut pool, &all[..32]), 32);
+    assert_eq!(found(&mut pool, &all), 64);
+    // The pages left first are taken: the short prefix has no window any more, the long one has.
+    let mut other = PageTable::default();
+    other.reserve(&mut pool, 32).unwrap();
+    assert_eq!((found(&mut pool, &all[..32]), found(&mut pool, &all)), (0, 64));
+    pool.check([&table, &other].into_iter());
+    other.release(&mut pool);
+    table.retire(&mut pool, &all);
+    assert_eq!((pool.held(), found(&mut pool, &all)), (0, 64));
+}
+
+#[test]
+fn a_tail_has_a_page_in_each_group_and_goes_as_a_whole() {
+    let mut pool = pool_of_both(8, 2);
+    let all = tokens(0, 20);
+    computed(&mut pool, &all).retire(&mut pool, &all);
+    assert_eq!((pool.cached(), found(&mut pool, &all)), (4, 20));
+    let mut other = PageTable::default();
+    other.reserve(&mut pool, 1).unwrap(); // the tail was left first
+    assert_eq!((pool.cached(), found(&mut pool, &all)), (2, 16));
+    pool.check([&other].into_iter());
+}
+
+#[test]
+fn a_fork_begins_a_page_of_its_own() {
+    let mut pool = pool_of_both(8, 8);
+    let all = tokens(0, 40);
+    let first = computed(&mut pool, &all);
+    let mut second = PageTable::default();
+    second.adopt(&mut pool, &all[..39]);
+    assert_eq!(second.len(), 32);
+    let copies = second.fork(&mut pool, &first, 7).unwrap();
+    let page = |table: &PageTable, group| table.pages(group)[2];
+    let expected: Vec<_> =
+        (0..2).map(|group| (page(&first, group), page(&second, group))).collect();
+    assert_eq!((second.len(), copies), (39, expected));
+    assert!((0..2).all(|group| page(&first, group) != page(&second, group)));
+    assert!((0..2).all(|group| first.pages(group)[1] == second.pages(group)[1]));
+    pool.check([&first, &second].into_iter());
 }
 
 proptest! {
@@ -166,33 +240,36 @@ proptest! {
     /// right, and each page that a table has holds what the table says.
     #[test]
     fn accounts_and_contents(
+        window in 1usize..40,
         steps in prop::collection::vec((0usize..4, 0u8..6, 0usize..70, 0u32..3), 1..300)
     ) {
-        let mut pool = PagePool::new(9);
+        let groups = [None, Some(window)].map(|window| PageGroup { window, pages: 9 });
+        let mut pool = PagePool::new(groups.to_vec());
         let mut tables: [(PageTable, Vec<u32>); 4] = Default::default();
-        // What was written to each slot of each page: all tokens up to there.
-        let mut written = vec![vec![vec![]; PAGE_SIZE]; 9];
+        // What was written to each slot of each page of each group: all tokens up to there.
+        let mut written = vec![vec![vec![vec![]; PAGE_SIZE]; 9]; 2];
         for (who, what, len, kind) in steps {
             let (table, tokens) = &mut tables[who];
             match what {
-                0 if table.pages().is_empty() => {
+                0 if table.holds_nothing() => {
                     *tokens = (0..96).map(|i| if i < 20 { i % 2 } else { kind }).collect();
                     table.adopt(&mut pool, &tokens[..len]);
                 }
                 0 | 1 => {
-                    let wanted = pages_for(len).saturating_sub(table.pages().len());
-                    let fits = wanted <= pool.available();
+                    let wanted = pages_for(len).saturating_sub(table.pages(0).len());
+                    let fits = wanted <= pool.available(0).min(pool.available(1));
                     prop_assert_eq!(table.reserve(&mut pool, len).is_ok(), fits);
                 }
                 2 => {
-                    let room = (table.pages().len() * PAGE_SIZE).min(tokens.len());
+                    let room = (table.pages(0).len() * PAGE_SIZE).min(tokens.len());
                     let first = table.len();
                     table.advance(len.min(room.saturating_sub(first)));
-                    for p in first..table.len() {
-                        let page = table.pages()[p / PAGE_SIZE] as usize;
-                        written[page][p % PAGE_SIZE] = tokens[..=p].to_vec();
+                    for (group, p) in (0..2).flat_map(|g| (first..table.len()).map(move |p| (g, p))) {
+                        let page = table.pages(group)[p / PAGE_SIZE] as usize;
+                        written[group][page][p % PAGE_SIZE] = tokens[..=p].to_vec();
                     }
                     table.share(&mut pool, tokens);
+                    table.leave_window(&mut pool);
                 }
                 3 => table.retire(&mut pool, tokens),
                 4 => table.release(&mut pool),
@@ -200,9 +277,11 @@ proptest! {
             }
             pool.check(tables.iter().map(|(table, _)| table));
             for (table, tokens) in &tables {
-                for p in 0..table.len() {
-                    let page = table.pages()[p / PAGE_SIZE] as usize;
-                    prop_assert_eq!(&written[page][p % PAGE_SIZE], &tokens[..=p]);
+                for (group, shape) in groups.iter().enumerate() {
+                    for p in shape.first_page(table.len()) * PAGE_SIZE..table.len() {
+                        let page = table.pages(group)[p / PAGE_SIZE] as usize;
+                        prop_assert_eq!(&written[group][page][p % PAGE_SIZE], &tokens[..=p]);
+                    }
                 }
             }
         }

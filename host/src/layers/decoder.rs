@@ -11,11 +11,12 @@ use super::rope_table::RopeTable;
 use super::{Attention, AttentionStep, GatedMlp, Scratch, ScratchShape};
 use crate::checkpoint::Checkpoint;
 use crate::engine::LoadProgress;
+use crate::kv::{PageGroup, group_of};
 use crate::models::{DecoderSpec, LoadError};
 use crate::ops::{
-    AttendSpec, Batch, Delta, KvDtype, KvPool, KvSpec, Linear, Norm, Operand, Ops, OpsError,
-    RopeRows, Rotation, SampleLimits, SampleRequest, Sampled, Select, Step, StepKey, StepLimits,
-    Tensor, Weight,
+    AttendSpec, Batch, Delta, KvDtype, KvLayer, KvPool, KvSpec, Linear, Norm, Operand, Ops,
+    OpsError, RopeRows, Rotation, SampleLimits, SampleRequest, Sampled, Select, Step, StepKey,
+    StepLimits, Tensor, Weight,
 };
 use crate::weights::Loader;
 
@@ -140,28 +141,33 @@ impl Decoder {
         &self.spec
     }
 
-    /// Makes the key-value pools, of `pages` pages, for sequences of up to `sequence_pages`.
+    /// Makes the key-value pools, of these groups of pages, for sequences of up to `sequence_pages`.
     ///
     /// # Errors
     /// `OutOfMemory`.
     pub fn allocate_kv(
         &mut self,
-        pages: usize,
+        groups: &[PageGroup],
         sequence_pages: usize,
         dtype: KvDtype,
     ) -> Result<(), OpsError> {
-        let shape = self.spec.kv_shape();
+        let heads = self.spec.kv_shape();
+        let layers = &self.spec.layers;
+        let layer = |i: usize| KvLayer { heads, group: group_of(groups, layers[i].window) };
         let limits = StepLimits {
             rows: self.limits.rows,
             logit_rows: self.limits.logit_rows,
             spans: self.limits.sequences,
             // Those that several sequences share are named by each.
             pages: self.limits.sequences.saturating_mul(sequence_pages),
+            groups: groups.len(),
             pairs: self.spec.ropes.iter().map(RopeSpec::pairs).collect(),
         };
         for stage in &mut self.stages {
-            let layers = vec![shape; stage.layers.len()];
+            let own = stage.first_layer..stage.first_layer + stage.layers.len();
+            let layers = own.map(layer).collect();
             let q_heads = self.spec.heads.heads;
+            let pages = groups.iter().map(|group| group.pages).collect();
             stage.kv = Some(stage.ops.kv_pool(&KvSpec { layers, q_heads, pages, dtype })?);
             stage.ops.reserve(&limits)?;
         }
@@ -204,6 +210,7 @@ impl Decoder {
                 from.ops.read(&from.scratch.x, &mut self.transfer)?;
                 stage.ops.write(&mut stage.scratch.x, batch.tokens.len(), &self.transfer)?;
             }
+            stage.copy_pages(batch)?;
             stage.ops.begin(&step)?;
             stage.forward(&self.spec, StepKey::new(i, batch), &step)?;
         }
@@ -250,6 +257,14 @@ impl Stage {
         }
         let ops = Arc::clone(&self.ops);
         ops.replay(key, &mut || self.issue(spec, step))
+    }
+
+    /// Copies the pages that the batch wants copied.
+    fn copy_pages(&mut self, batch: &Batch) -> Result<(), OpsError> {
+        match &mut self.kv {
+            Some(kv) if !batch.copies.is_empty() => self.ops.copy_pages(kv, &batch.copies),
+            _ => Ok(()),
+        }
     }
 
     /// Issues every operation of the stage. What a block adds to the stream is carried to the norm
@@ -402,12 +417,14 @@ mod tests {
 
     /// Logits after a prompt of four tokens and one more.
     fn run(decoder: &mut Decoder) -> Vec<f32> {
-        decoder.allocate_kv(1, 1, KvDtype::F32).unwrap();
+        let groups = [PageGroup { window: None, pages: 1 }];
+        decoder.allocate_kv(&groups, 1, KvDtype::F32).unwrap();
         let (mut all, mut logits) = (vec![], vec![]);
         for (tokens, context_len) in [(vec![1, 501, 7, 20], 4), (vec![300], 5)] {
             let rows = tokens.len();
-            let span = Span { first_row: 0, rows, context_len, rope_len: 5, pages: vec![0] };
-            let batch = Batch { tokens, spans: vec![span], logit_rows: vec![rows - 1] };
+            let span = Span { first_row: 0, rows, context_len, rope_len: 5, pages: vec![vec![0]] };
+            let (spans, logit_rows) = (vec![span], vec![rows - 1]);
+            let batch = Batch { tokens, spans, logit_rows, copies: vec![] };
             decoder.forward(&batch).unwrap();
             decoder.read_logits(0..1, &mut logits).unwrap();
             all.append(&mut logits);

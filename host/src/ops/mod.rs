@@ -22,11 +22,12 @@ use gpu_kernels::formats::Format;
 
 pub use self::sample::{MAX_BIASES, SampleLimits, SampleRequest, Sampled, Window};
 pub use self::step::{
-    Activation, AttendSpec, AttentionInputs, Batch, Delta, Qkv, RopeLayout, RopeRows, Rotation,
-    Select, Span, Step, StepKey, StepLimits,
+    Activation, AttendSpec, AttentionInputs, Batch, Delta, PageCopy, Qkv, RopeLayout, RopeRows,
+    Rotation, Select, Span, Step, StepKey, StepLimits,
 };
 pub use self::tensor::{
-    HeadShape, KvDtype, KvPool, KvSpec, Linear, Norm, Operand, Tensor, Vector, Weight, WeightUse,
+    HeadShape, KvDtype, KvLayer, KvPool, KvSpec, Linear, Norm, Operand, Tensor, Vector, Weight,
+    WeightUse,
 };
 use self::tensor::{KvPages, OTHER_BACKEND, OperandStorage, Storage, VectorStorage, WeightStorage};
 use crate::checkpoint::Bytes;
@@ -77,6 +78,10 @@ pub trait Ops: Send + Sync {
     fn vector(&self, values: Vec<f32>) -> Result<Vector, OpsError>;
     /// Makes key-value memory.
     fn kv_pool(&self, spec: &KvSpec) -> Result<KvPool, OpsError>;
+
+    /// Copies pages in all layers of their groups, in order; what was issued before sees the pages
+    /// as they were, what is issued afterwards as they are then.
+    fn copy_pages(&self, pool: &mut KvPool, copies: &[PageCopy]) -> Result<(), OpsError>;
 
     /// Makes room for what [`Ops::begin`] takes of steps within `limits`.
     fn reserve(&self, limits: &StepLimits) -> Result<(), OpsError>;

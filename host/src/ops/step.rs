@@ -15,8 +15,27 @@ pub struct Span {
     /// Length by which length-dependent RoPE scalings choose: the whole prompt while it is being
     /// prefilled (in however many chunks), the context length afterwards.
     pub rope_len: usize,
-    /// Pages that hold the sequence, in order; page `p` holds positions `[16p, 16p + 16)`.
-    pub pages: Vec<u32>,
+    /// For each [`crate::kv::PageGroup`] the pages that hold the sequence, in order, as many in each:
+    /// page `p` holds positions `[16p, 16p + 16)`. Those before a group's window may be anybody's.
+    pub pages: Vec<Vec<u32>>,
+}
+
+impl Span {
+    /// Pages of each group.
+    pub fn page_count(&self) -> usize {
+        self.pages.first().map_or(0, Vec::len)
+    }
+}
+
+/// A page of keys and values that is to become a copy of another, in all layers of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCopy {
+    /// Index of the [`crate::kv::PageGroup`].
+    pub group: usize,
+    /// The page that is read.
+    pub from: u32,
+    /// The page that is written.
+    pub to: u32,
 }
 
 /// The tokens of one forward step, of one or more sequences.
@@ -28,6 +47,8 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// Rows whose logits are wanted, strictly ascending.
     pub logit_rows: Vec<usize>,
+    /// Pages to copy, in order, before anything is computed.
+    pub copies: Vec<PageCopy>,
 }
 
 /// Cosines and sines of a batch: row `r`, pair `i` at `[r · pairs + i]`, already multiplied with
@@ -60,8 +81,10 @@ pub struct StepLimits {
     pub logit_rows: usize,
     /// Sequences.
     pub spans: usize,
-    /// Pages of all sequences, each counted as often as it occurs.
+    /// Pages of all sequences in one group, each counted as often as it occurs.
     pub pages: usize,
+    /// Groups of pages.
+    pub groups: usize,
     /// Pairs of each RoPE.
     pub pairs: Vec<usize>,
 }

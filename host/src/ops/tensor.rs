@@ -205,15 +205,24 @@ impl KvDtype {
     }
 }
 
+/// Keys and values of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayer {
+    /// Their heads.
+    pub heads: HeadShape,
+    /// Index of its [`crate::kv::PageGroup`].
+    pub group: usize,
+}
+
 /// What a KV pool must hold.
 #[derive(Clone, Debug)]
 pub struct KvSpec {
-    /// Heads of each layer's keys and values.
-    pub layers: Vec<HeadShape>,
+    /// Its layers.
+    pub layers: Vec<KvLayer>,
     /// Query heads that read them.
     pub q_heads: usize,
-    /// Pages of [`crate::kv::PAGE_SIZE`] tokens, the same for all layers.
-    pub pages: usize,
+    /// Of each group the pages, of [`crate::kv::PAGE_SIZE`] tokens.
+    pub pages: Vec<usize>,
     /// Element type.
     pub dtype: KvDtype,
 }

@@ -9,7 +9,8 @@ use super::{
     AUTO_CONTEXT_CEILING, AUTO_CONTEXT_FLOOR, AUTO_DEVICE_KV_PERCENT, AUTO_KV_PERCENT,
     DEVICE_HEADROOM_BYTES, Demand, MAX_TOKENS, PlanError,
 };
-use crate::kv::{PAGE_SIZE, pages_for};
+use crate::kv::{PAGE_SIZE, PageGroup, group_of, pages_for, window_pages};
+use crate::ops::HeadShape;
 
 /// A demand with so many layers on its device.
 #[derive(Clone, Copy)]
@@ -34,7 +35,7 @@ impl Cost<'_> {
     /// Layers there; embedding and logits are beside the first and the last.
     pub fn layers(&self, place: Place) -> Range<usize> {
         match place {
-            Place::Host => self.device_layers..self.demand.kv_heads.len(),
+            Place::Host => self.device_layers..self.demand.kv_layers.len(),
             Place::Device => 0..self.device_layers,
         }
     }
@@ -60,15 +61,36 @@ impl Cost<'_> {
         layers.iter().fold(embedding.saturating_add(head), |sum, &bytes| sum.saturating_add(bytes))
     }
 
-    /// Bytes of the keys and values of a cache of `tokens`, in whole pages.
-    pub fn kv(&self, place: Place, tokens: usize) -> u64 {
-        let layers = &self.demand.kv_heads[self.layers(place)];
-        let token_bytes = layers.iter().fold(0u64, |sum, layer| {
-            let elements = (layer.heads as u64).saturating_mul(layer.head_dim as u64);
-            let kv_bytes = elements.saturating_mul(2 * self.demand.kv_dtype.bytes() as u64);
-            sum.saturating_add(kv_bytes)
-        });
-        token_bytes.saturating_mul((pages_for(tokens) * PAGE_SIZE) as u64)
+    /// The groups of pages of a cache of `capacity` tokens: layers with a window have their own
+    /// where those take fewer.
+    pub fn groups(&self, capacity: usize, max_seq_len: usize) -> Vec<PageGroup> {
+        let all = PageGroup { window: None, pages: pages_for(capacity) };
+        let layers = self.demand.kv_layers;
+        let Some(window) = layers.iter().filter_map(|layer| layer.window).max() else {
+            return vec![all];
+        };
+        let pages = window_pages(window, self.demand.sequences, self.rows(max_seq_len));
+        if pages >= all.pages {
+            return vec![all];
+        }
+        let windowed = PageGroup { window: Some(window), pages };
+        match layers.iter().any(|layer| layer.window.is_none()) {
+            true => vec![all, windowed],
+            false => vec![windowed],
+        }
+    }
+
+    /// Bytes of the keys and values of a cache of `capacity` tokens, in whole pages.
+    pub fn kv(&self, place: Place, capacity: usize, max_seq_len: usize) -> u64 {
+        let groups = self.groups(capacity, max_seq_len);
+        let layers = &self.demand.kv_layers[self.layers(place)];
+        layers.iter().fold(0u64, |sum, layer| {
+            let HeadShape { heads, head_dim } = layer.heads;
+            let elements = (heads as u64).saturating_mul(head_dim as u64);
+            let token_bytes = elements.saturating_mul(2 * self.demand.kv_dtype.bytes() as u64);
+            let tokens = groups[group_of(&groups, layer.window)].pages * PAGE_SIZE;
+            sum.saturating_add(token_bytes.saturating_mul(tokens as u64))
+        })
     }
 
     /// Rows of the largest step of sequences of `max_seq_len`: one of each at least.
@@ -81,7 +103,9 @@ impl Cost<'_> {
     pub fn activations(&self, place: Place, max_seq_len: usize) -> u64 {
         let rows = self.rows(max_seq_len);
         let (bytes, beside) = match (place, &self.demand.device) {
-            (Place::Device, Some(device)) => (device.activations, 0),
+            (Place::Device, Some(device)) => {
+                (device.activations, (device.sequence_bytes)(max_seq_len))
+            }
             _ => {
                 let sequences = (self.demand.sequence_bytes)(max_seq_len);
                 (self.demand.activations, (self.demand.host_bytes)(rows).saturating_add(sequences))
@@ -116,7 +140,8 @@ impl Cost<'_> {
 
     /// What grows with the context.
     fn context(&self, place: Place, capacity: usize, max_seq_len: usize) -> u64 {
-        self.kv(place, capacity).saturating_add(self.activations(place, max_seq_len))
+        let kv = self.kv(place, capacity, max_seq_len);
+        kv.saturating_add(self.activations(place, max_seq_len))
     }
 
     fn needed(&self, place: Place, capacity: usize, max_seq_len: usize) -> u64 {
@@ -199,7 +224,7 @@ impl Cost<'_> {
             tokens: capacity,
             needed: self.needed(place, capacity, max_seq_len),
             weights: self.weights(place),
-            kv: self.kv(place, capacity),
+            kv: self.kv(place, capacity, max_seq_len),
             activations: self.activations(place, max_seq_len),
             headroom: self.headroom(place),
             free: self.free(place).unwrap_or(u64::MAX),
@@ -227,7 +252,7 @@ impl Cost<'_> {
         self.demand.device.as_ref()?;
         let with = |device_layers| Cost { device_layers, ..*self };
         let fits = |layers| layers == 0 || with(layers).fits(Place::Device, capacity, max_seq_len);
-        let layers = largest(self.demand.kv_heads.len(), fits);
+        let layers = largest(self.demand.kv_layers.len(), fits);
         with(layers).fits(Place::Host, capacity, max_seq_len).then_some(layers)
     }
 

@@ -16,7 +16,7 @@ mod cost;
 mod free;
 mod report;
 
-use crate::kv::{PAGE_SIZE, pages_for};
+use crate::kv::{PAGE_SIZE, PageGroup};
 use crate::ops::{HeadShape, KvDtype};
 use cost::Cost;
 pub use free::free_bytes;
@@ -45,7 +45,7 @@ pub struct Demand<'a> {
     /// Bytes of the tensors.
     pub weights: &'a WeightBytes,
     /// Keys (and as many values) of each layer.
-    pub kv_heads: &'a [HeadShape],
+    pub kv_layers: &'a [LayerKv],
     /// Element type of the KV cache.
     pub kv_dtype: KvDtype,
     /// Activations of layers and logits on the host.
@@ -74,6 +74,15 @@ pub struct Demand<'a> {
     pub device: Option<DeviceDemand<'a>>,
 }
 
+/// Keys and values of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerKv {
+    /// Their heads.
+    pub heads: HeadShape,
+    /// Tokens that a token sees; `None` is all before it.
+    pub window: Option<usize>,
+}
+
 /// What is asked of a GPU.
 #[derive(Clone, Copy)]
 pub struct DeviceDemand<'a> {
@@ -85,6 +94,8 @@ pub struct DeviceDemand<'a> {
     pub layers: Option<usize>,
     /// Activations of layers and logits there.
     pub activations: ActivationBytes<'a>,
+    /// What sequences of so many tokens leave there beside the KV cache; must not fall as they grow.
+    pub sequence_bytes: &'a dyn Fn(usize) -> u64,
 }
 
 /// Bytes of a model's tensors by where they go.
@@ -169,8 +180,9 @@ pub struct MemoryPlan {
     pub rows: Vec<MemoryRow>,
     /// Layers on the device, the first ones.
     pub device_layers: usize,
-    /// Pages of the KV cache, the same for all layers.
-    pub kv_pages: usize,
+    /// Pages of the KV cache: of all layers, or of those without a window and those with one apart,
+    /// where that saves memory.
+    pub kv_groups: Vec<PageGroup>,
     /// Most tokens of a sequence.
     pub max_seq_len: usize,
     /// Most rows of a step.
@@ -195,7 +207,7 @@ pub struct MemoryPlan {
 /// # Errors
 /// `OutOfMemory` with the numbers and the flag that helps; `Impossible` for zero.
 pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
-    let num_layers = demand.kv_heads.len();
+    let num_layers = demand.kv_layers.len();
     assert_eq!(demand.weights.layers.len(), num_layers);
     check_asked(demand)?;
     let asked = demand.device.as_ref().map_or(0, |d| d.layers.unwrap_or(num_layers));
@@ -236,7 +248,7 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
     Ok(MemoryPlan {
         rows: report::rows(&cost, capacity, max_seq_len),
         device_layers,
-        kv_pages: pages_for(capacity),
+        kv_groups: cost.groups(capacity, max_seq_len),
         max_seq_len,
         max_batch_rows: cost.rows(max_seq_len),
         free_bytes: demand.free_bytes,

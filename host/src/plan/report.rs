@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::cost::{Cost, Place};
 use super::{MemoryPlan, MemoryRow};
-use crate::kv::{PAGE_SIZE, pages_for};
+use crate::kv::{PAGE_SIZE, PageGroup};
 use crate::ops::KvDtype;
 
 /// Kind of memory of what a device holds.
@@ -12,7 +12,7 @@ const DEVICE: &str = "GPU";
 
 /// Everything that a plan takes, kind by kind.
 pub(super) fn rows(cost: &Cost, capacity: usize, max_seq_len: usize) -> Vec<MemoryRow> {
-    let num_layers = cost.demand.kv_heads.len();
+    let num_layers = cost.demand.kv_layers.len();
     let dtype = match cost.demand.kv_dtype {
         KvDtype::F16 => "F16",
         KvDtype::F32 => "F32",
@@ -21,8 +21,13 @@ pub(super) fn rows(cost: &Cost, capacity: usize, max_seq_len: usize) -> Vec<Memo
         layers if layers == num_layers => "weights".to_owned(),
         layers => format!("weights, {layers} of {num_layers} layers"),
     };
-    let pages = pages_for(capacity);
-    let kv = format!("KV cache {dtype}, {pages} pages of {PAGE_SIZE} tokens");
+    let pages = |group: &PageGroup| match group.window {
+        None => format!("{} pages of {PAGE_SIZE} tokens", group.pages),
+        Some(window) => format!("{} for layers that see {window}", group.pages),
+    };
+    let groups = cost.groups(capacity, max_seq_len);
+    let pages: Vec<String> = groups.iter().map(pages).collect();
+    let kv = format!("KV cache {dtype}, {}", pages.join(", "));
     let activations = format!("activations and logits, {} rows", cost.rows(max_seq_len));
     let mut rows = vec![];
     let mut push = |what: String, bytes, place: Place, on_host| {
@@ -36,7 +41,7 @@ pub(super) fn rows(cost: &Cost, capacity: usize, max_seq_len: usize) -> Vec<Memo
         push(weights(place), cost.weights(place), place, "mapped file");
     }
     for &place in cost.places() {
-        push(kv.clone(), cost.kv(place, capacity), place, "host");
+        push(kv.clone(), cost.kv(place, capacity, max_seq_len), place, "host");
     }
     for &place in cost.places() {
         push(activations.clone(), cost.activations(place, max_seq_len), place, "host");

@@ -7,7 +7,8 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// 4 layers of 8 heads of 64: 4 · 8 · 64 · 2 (k, v) · 2 bytes = 8 KiB a token.
-const HEADS: [HeadShape; 4] = [HeadShape { heads: 8, head_dim: 64 }; 4];
+const LAYERS: [LayerKv; 4] = [LayerKv { heads: HEADS, window: None }; 4];
+const HEADS: HeadShape = HeadShape { heads: 8, head_dim: 64 };
 
 /// Bytes of 4 equal layers.
 fn layers_of(total: u64) -> &'static WeightBytes {
@@ -18,7 +19,7 @@ fn layers_of(total: u64) -> &'static WeightBytes {
 fn demand<'a>() -> Demand<'a> {
     Demand {
         weights: layers_of(GIB),
-        kv_heads: &HEADS,
+        kv_layers: &LAYERS,
         kv_dtype: KvDtype::F16,
         activations: ActivationBytes {
             layers: &|rows| rows as u64 * 512,
@@ -40,11 +41,34 @@ fn demand<'a>() -> Demand<'a> {
 #[test]
 fn the_trained_context_when_it_fits() {
     let plan = plan(&demand()).unwrap();
-    assert_eq!((plan.max_seq_len, plan.kv_pages, plan.max_batch_rows), (8192, 512, 512));
+    assert_eq!((plan.max_seq_len, plan.kv_groups[0].pages, plan.max_batch_rows), (8192, 512, 512));
     assert_eq!(plan.rows[1].bytes, 8192 * 8 * 1024);
     assert_eq!(plan.host_bytes(), GIB + 64 * MIB + MIB / 2);
     assert_eq!((plan.device_layers, plan.device_bytes()), (0, 0));
     assert!(plan.notices.is_empty());
+}
+
+#[test]
+fn layers_with_a_window_keep_little_more_than_it() {
+    let windowed = LayerKv { heads: HEADS, window: Some(1000) };
+    let full = LayerKv { heads: HEADS, window: None };
+    // 1000 tokens that begin and end within a page, a page that the rows begin, and 512 rows.
+    let group = PageGroup { window: Some(1000), pages: 63 + 2 + 32 };
+    let all = |pages| PageGroup { window: None, pages };
+    let with = |layers: [LayerKv; 4], max_seq_len| {
+        let layers = Box::leak(Box::new(layers));
+        plan(&Demand { kv_layers: layers, max_seq_len, ..demand() }).unwrap()
+    };
+    let mixed = with([windowed, full, windowed, windowed], None);
+    assert_eq!(mixed.kv_groups, [all(512), group]);
+    assert_eq!(mixed.rows[1].bytes, (512 + 3 * 97) * 16 * 2048);
+    assert!(mixed.to_string().contains("512 pages of 16 tokens, 97 for layers that see 1000"));
+    assert_eq!(with([windowed; 4], None).kv_groups, [group]);
+    // Where a group of their own would take as many pages, there is none.
+    assert_eq!(with([windowed; 4], Some(97 * 16)).kv_groups, [all(97)]);
+    assert_eq!(with([windowed; 4], Some(97 * 16 + 1)).kv_groups, [group]);
+    let several = Demand { sequences: 3, kv_layers: &[windowed; 4], ..demand() };
+    assert_eq!(plan(&several).unwrap().kv_groups[0].pages, 3 * 65 + 32);
 }
 
 #[test]
@@ -86,7 +110,7 @@ fn automatic_takes_its_share_and_asking_takes_all() {
     assert_eq!(auto.max_seq_len, 7616);
     assert_eq!(auto.notices.len(), 1);
     let asked = plan(&Demand { max_seq_len: Some(12_000), ..tight }).unwrap();
-    assert_eq!((asked.max_seq_len, asked.kv_pages), (12_000, 750));
+    assert_eq!((asked.max_seq_len, asked.kv_groups[0].pages), (12_000, 750));
     assert!(asked.notices.is_empty());
 }
 
@@ -116,9 +140,9 @@ fn a_minimum_beyond_the_share_is_honoured() {
     let tight = Demand { free_bytes: Some(GIB + 20 * MIB), ..demand() };
     assert_eq!(plan(&tight).unwrap().max_seq_len, 1472);
     let held = plan(&Demand { min_kv_tokens: Some(2000), ..tight }).unwrap();
-    assert_eq!((held.max_seq_len, held.kv_pages), (2000, 125));
+    assert_eq!((held.max_seq_len, held.kv_groups[0].pages), (2000, 125));
     let beyond = plan(&Demand { min_kv_tokens: Some(100_000), ..demand() }).unwrap();
-    assert_eq!((beyond.max_seq_len, beyond.kv_pages), (8192, 6250));
+    assert_eq!((beyond.max_seq_len, beyond.kv_groups[0].pages), (8192, 6250));
     let huge = Demand { min_kv_tokens: Some(200_000), trained_context: 1 << 20, ..demand() };
     assert_eq!(plan(&huge).unwrap().max_seq_len, 200_000);
 }
@@ -143,20 +167,23 @@ fn beyond_the_trained_context_is_allowed_and_said() {
 fn the_cache_holds_what_is_computed_together_as_far_as_the_share_goes() {
     let many = Demand { sequences: 4, ..demand() };
     let roomy = plan(&many).unwrap();
-    assert_eq!((roomy.max_seq_len, roomy.kv_pages, roomy.max_batch_rows), (8192, 4 * 512, 512));
+    assert_eq!(
+        (roomy.max_seq_len, roomy.kv_groups[0].pages, roomy.max_batch_rows),
+        (8192, 4 * 512, 512)
+    );
     // As where an automatic context takes its share: 7616 tokens.
     let tight = Demand { free_bytes: Some(GIB + 100 * MIB), max_seq_len: Some(4000), ..many };
     let some = plan(&tight).unwrap();
-    assert_eq!((some.max_seq_len, some.kv_pages), (4000, 7616 / 16));
+    assert_eq!((some.max_seq_len, some.kv_groups[0].pages), (4000, 7616 / 16));
     // One of the longest kind may take all.
     let long = plan(&Demand { max_seq_len: Some(12_000), ..tight }).unwrap();
-    assert_eq!((long.max_seq_len, long.kv_pages), (12_000, 750));
+    assert_eq!((long.max_seq_len, long.kv_groups[0].pages), (12_000, 750));
     let small = plan(&Demand { prefill_chunk: Some(2), ..many }).unwrap();
     assert_eq!(small.max_batch_rows, 4, "one row of each");
     let short = plan(&Demand { max_seq_len: Some(100), ..many }).unwrap();
-    assert_eq!((short.max_batch_rows, short.kv_pages), (400, 25));
+    assert_eq!((short.max_batch_rows, short.kv_groups[0].pages), (400, 25));
     let asked = plan(&Demand { kv_pages: Some(600), ..many }).unwrap();
-    assert_eq!(asked.kv_pages, 600);
+    assert_eq!(asked.kv_groups[0].pages, 600);
 }
 
 #[test]
@@ -192,9 +219,9 @@ fn impossible_numbers_are_refused_by_flag() {
 fn a_chosen_number_of_pages_is_taken_as_it_is() {
     let pool = Demand { kv_pages: Some(100), ..demand() };
     let chosen = plan(&pool).unwrap();
-    assert_eq!((chosen.max_seq_len, chosen.kv_pages), (1600, 100));
+    assert_eq!((chosen.max_seq_len, chosen.kv_groups[0].pages), (1600, 100));
     let large = plan(&Demand { kv_pages: Some(1000), ..demand() }).unwrap();
-    assert_eq!((large.max_seq_len, large.kv_pages), (8192, 1000));
+    assert_eq!((large.max_seq_len, large.kv_groups[0].pages), (8192, 1000));
     let error = plan(&Demand { max_seq_len: Some(1601), ..pool }).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("1 to 1600 tokens (kv_cache.max_blocks is 100 pages"), "{text}");
@@ -222,7 +249,8 @@ fn with_device<'a>(free_bytes: u64, layers: Option<usize>) -> Demand<'a> {
     let weights =
         WeightBytes { embedding: GIB / 2, layers: vec![GIB / 4; 4], head: GIB / 2, tied: false };
     let activations = ActivationBytes { layers: &|_| 7 * MIB, logits: &|_| MIB };
-    let device = DeviceDemand { name: "Test GPU", free_bytes, layers, activations };
+    let device =
+        DeviceDemand { name: "Test GPU", free_bytes, layers, activations, sequence_bytes: &|_| 0 };
     Demand { weights: Box::leak(Box::new(weights)), device: Some(device), ..demand() }
 }
 
@@ -337,7 +365,7 @@ fn an_automatic_context_is_what_the_device_holds() {
     };
     let plan = super::plan(&long(1 << 16)).unwrap();
     assert_eq!(plan.max_seq_len, 83 * MIB as usize / 6144 / 16 * 16);
-    assert_eq!(plan.kv_pages, plan.max_seq_len / 16);
+    assert_eq!(plan.kv_groups[0].pages, plan.max_seq_len / 16);
 }
 
 proptest! {
@@ -352,13 +380,17 @@ proptest! {
         trained_context in any::<usize>(),
         max_seq_len in prop::option::of(any::<usize>()),
         min_kv_tokens in prop::option::of(any::<usize>()),
+        window in prop::option::of(1usize..5000),
         kv_pages in prop::option::of(any::<usize>()),
         free in prop::option::of(any::<u64>()),
         device in prop::option::of((any::<u64>(), prop::option::of(0usize..7))),
     ) {
         // Sums of any numbers are nearly always too large; small ones reach the plans.
         let scale = |n: u64| if small { n >> 40 } else { n };
-        let kv_heads = vec![HeadShape { heads, head_dim }; layers];
+        let heads = HeadShape { heads, head_dim };
+        let windows = [None, window, window, None];
+        let kv_layers: Vec<LayerKv> =
+            (0..layers).map(|i| LayerKv { heads, window: windows[i % 4] }).collect();
         let weights = WeightBytes {
             embedding: scale(embedding),
             layers: vec![scale(layer); layers],
@@ -369,7 +401,7 @@ proptest! {
         let activations = ActivationBytes { layers: &cost, logits: &cost };
         let asked = Demand {
             weights: &weights,
-            kv_heads: &kv_heads,
+            kv_layers: &kv_layers,
             kv_dtype: KvDtype::F32,
             activations,
             host_bytes: &cost,
@@ -386,12 +418,14 @@ proptest! {
                 free_bytes,
                 layers,
                 activations,
+                sequence_bytes: &|tokens| tokens as u64,
             }),
         };
         match plan(&asked) {
             Ok(plan) => {
                 prop_assert!(plan.max_seq_len >= 1);
-                prop_assert!(plan.kv_pages * PAGE_SIZE >= plan.max_seq_len);
+                prop_assert!(plan.kv_groups.len() == 1 || plan.kv_groups[1].window == window);
+                prop_assert!(plan.kv_groups[0].pages * PAGE_SIZE >= plan.max_seq_len);
                 let most = plan.max_seq_len.saturating_mul(sequences);
                 prop_assert!((sequences..=most).contains(&plan.max_batch_rows));
                 prop_assert!(max_seq_len.is_none_or(|asked| asked == plan.max_seq_len));

@@ -1,4 +1,4 @@
-//! Products with few rows: `y[m, n] = x[m, k] · w[n, k]ᵀ + bias[n]` for m up to 8.
+//! Products with few rows: `y[m, n] = x[m, k] · w[n, k]ᵀ + bias[n]` for m up to 4.
 //!
 //! Decoding is bound by reading weights, so the kernels are built around loads in flight. A warp owns
 //! a *group* of output rows and walks along `k`, a piece of 32 weights a lane; `split` warps of a CTA
@@ -7,7 +7,8 @@
 //! group requests the next before it adds up the last. Up to three matrices of one format that read
 //! the same operand go in one launch, their groups numbered through.
 //!
-//! One module of PTX a format, `gemv_<format>`, with an entry for 1, 2, 4 and 8 rows.
+//! One module of PTX a format, `gemv_<format>`, with an entry for 1, 2 and 4 rows: from five
+//! on, tensor cores are faster (`kernels/gemm`).
 
 #[cfg(not(target_arch = "nvptx64"))]
 use cuda_std::{Entry, EntryInfo, Launch};
@@ -33,7 +34,7 @@ const WARPS: u32 = 8;
 /// Threads of a CTA.
 pub const THREADS: u32 = 32 * WARPS;
 /// Most rows of `x`.
-pub const MAX_TOKENS: u32 = 8;
+pub const MAX_TOKENS: u32 = 4;
 /// Most matrices of a launch.
 pub const MAX_TARGETS: usize = 3;
 
@@ -151,7 +152,7 @@ pub const fn ctas(tokens: u32) -> u32 {
 
 /// Declares the kernels of each format, and [`entry`].
 macro_rules! products {
-    ($($Format:ident => $file:ident, $Weights:ty, $module:literal: $m1:ident $m2:ident $m4:ident $m8:ident;)*) => {
+    ($($Format:ident => $file:ident, $Weights:ty, $module:literal: $m1:ident $m2:ident $m4:ident;)*) => {
         $(
             #[doc = concat!("Products on ", stringify!($Format), ".")]
             pub mod $file {
@@ -165,71 +166,68 @@ macro_rules! products {
                     pub M2: $m2(GemvParams), threads THREADS, ctas ctas(2) => gemv::<$Weights, { group_rows(2) }, 2>;
                     /// Up to four rows.
                     pub M4: $m4(GemvParams), threads THREADS, ctas ctas(4) => gemv::<$Weights, { group_rows(4) }, 4>;
-                    /// Up to eight rows.
-                    pub M8: $m8(GemvParams), threads THREADS, ctas ctas(8) => gemv::<$Weights, { group_rows(8) }, 8>;
                 }
             }
         )*
 
-        /// The kernel for `tokens` rows, 1 to 8.
+        /// The kernel for `tokens` rows, 1 to 4.
         #[cfg(not(target_arch = "nvptx64"))]
         pub fn entry(format: Format, tokens: u32) -> Option<&'static Entry<GemvParams>> {
             match format {
-                $(Format::$Format => by_tokens([&$file::M1, &$file::M2, &$file::M4, &$file::M8], tokens),)*
+                $(Format::$Format => by_tokens([&$file::M1, &$file::M2, &$file::M4], tokens),)*
             }
         }
 
         /// Every kernel here.
         #[cfg(not(target_arch = "nvptx64"))]
         pub const KERNELS: &[EntryInfo] =
-            &[$($file::M1.info, $file::M2.info, $file::M4.info, $file::M8.info),*];
+            &[$($file::M1.info, $file::M2.info, $file::M4.info),*];
     };
 }
 
 #[cfg(not(target_arch = "nvptx64"))]
 fn by_tokens(
-    [m1, m2, m4, m8]: [&'static Entry<GemvParams>; 4],
+    [m1, m2, m4]: [&'static Entry<GemvParams>; 3],
     tokens: u32,
 ) -> Option<&'static Entry<GemvParams>> {
     match tokens {
         1 => Some(m1),
         2 => Some(m2),
-        3..=4 => Some(m4),
-        5..=MAX_TOKENS => Some(m8),
+        3..=MAX_TOKENS => Some(m4),
         _ => None,
     }
 }
 
 products! {
-    F32 => f32, Float<f32>, "gemv_f32": gemv_f32_m1 gemv_f32_m2 gemv_f32_m4 gemv_f32_m8;
-    F16 => f16, Float<cuda_std::f16>, "gemv_f16": gemv_f16_m1 gemv_f16_m2 gemv_f16_m4 gemv_f16_m8;
-    BF16 => bf16, Float<half::bf16>, "gemv_bf16": gemv_bf16_m1 gemv_bf16_m2 gemv_bf16_m4 gemv_bf16_m8;
-    Q4_0 => q4_0, Quantized<formats::q4_0::Q4_0>, "gemv_q4_0": gemv_q4_0_m1 gemv_q4_0_m2 gemv_q4_0_m4 gemv_q4_0_m8;
-    Q4_1 => q4_1, Quantized<formats::q4_1::Q4_1>, "gemv_q4_1": gemv_q4_1_m1 gemv_q4_1_m2 gemv_q4_1_m4 gemv_q4_1_m8;
-    Q5_0 => q5_0, Quantized<formats::q5_0::Q5_0>, "gemv_q5_0": gemv_q5_0_m1 gemv_q5_0_m2 gemv_q5_0_m4 gemv_q5_0_m8;
-    Q5_1 => q5_1, Quantized<formats::q5_1::Q5_1>, "gemv_q5_1": gemv_q5_1_m1 gemv_q5_1_m2 gemv_q5_1_m4 gemv_q5_1_m8;
-    Q8_0 => q8_0, Quantized<formats::q8_0::Q8_0>, "gemv_q8_0": gemv_q8_0_m1 gemv_q8_0_m2 gemv_q8_0_m4 gemv_q8_0_m8;
-    Q2_K => q2_k, Quantized<formats::q2_k::Q2K>, "gemv_q2_k": gemv_q2_k_m1 gemv_q2_k_m2 gemv_q2_k_m4 gemv_q2_k_m8;
-    Q3_K => q3_k, Quantized<formats::q3_k::Q3K>, "gemv_q3_k": gemv_q3_k_m1 gemv_q3_k_m2 gemv_q3_k_m4 gemv_q3_k_m8;
-    Q4_K => q4_k, Quantized<formats::q4_k::Q4K>, "gemv_q4_k": gemv_q4_k_m1 gemv_q4_k_m2 gemv_q4_k_m4 gemv_q4_k_m8;
-    Q5_K => q5_k, Quantized<formats::q5_k::Q5K>, "gemv_q5_k": gemv_q5_k_m1 gemv_q5_k_m2 gemv_q5_k_m4 gemv_q5_k_m8;
-    Q6_K => q6_k, Quantized<formats::q6_k::Q6K>, "gemv_q6_k": gemv_q6_k_m1 gemv_q6_k_m2 gemv_q6_k_m4 gemv_q6_k_m8;
-    Q8_K => q8_k, Quantized<formats::q8_k::Q8K>, "gemv_q8_k": gemv_q8_k_m1 gemv_q8_k_m2 gemv_q8_k_m4 gemv_q8_k_m8;
-    IQ2_XXS => iq2_xxs, Quantized<formats::iq2_xxs::Iq2Xxs>, "gemv_iq2_xxs": gemv_iq2_xxs_m1 gemv_iq2_xxs_m2 gemv_iq2_xxs_m4 gemv_iq2_xxs_m8;
-    IQ2_XS => iq2_xs, Quantized<formats::iq2_xs::Iq2Xs>, "gemv_iq2_xs": gemv_iq2_xs_m1 gemv_iq2_xs_m2 gemv_iq2_xs_m4 gemv_iq2_xs_m8;
-    IQ3_XXS => iq3_xxs, Quantized<formats::iq3_xxs::Iq3Xxs>, "gemv_iq3_xxs": gemv_iq3_xxs_m1 gemv_iq3_xxs_m2 gemv_iq3_xxs_m4 gemv_iq3_xxs_m8;
-    IQ1_S => iq1_s, Quantized<formats::iq1_s::Iq1S>, "gemv_iq1_s": gemv_iq1_s_m1 gemv_iq1_s_m2 gemv_iq1_s_m4 gemv_iq1_s_m8;
-    IQ4_NL => iq4_nl, Quantized<formats::iq4_nl::Iq4Nl>, "gemv_iq4_nl": gemv_iq4_nl_m1 gemv_iq4_nl_m2 gemv_iq4_nl_m4 gemv_iq4_nl_m8;
-    IQ3_S => iq3_s, Quantized<formats::iq3_s::Iq3S>, "gemv_iq3_s": gemv_iq3_s_m1 gemv_iq3_s_m2 gemv_iq3_s_m4 gemv_iq3_s_m8;
-    IQ2_S => iq2_s, Quantized<formats::iq2_s::Iq2S>, "gemv_iq2_s": gemv_iq2_s_m1 gemv_iq2_s_m2 gemv_iq2_s_m4 gemv_iq2_s_m8;
-    IQ4_XS => iq4_xs, Quantized<formats::iq4_xs::Iq4Xs>, "gemv_iq4_xs": gemv_iq4_xs_m1 gemv_iq4_xs_m2 gemv_iq4_xs_m4 gemv_iq4_xs_m8;
-    IQ1_M => iq1_m, Quantized<formats::iq1_m::Iq1M>, "gemv_iq1_m": gemv_iq1_m_m1 gemv_iq1_m_m2 gemv_iq1_m_m4 gemv_iq1_m_m8;
-    TQ1_0 => tq1_0, Quantized<formats::tq1_0::Tq1_0>, "gemv_tq1_0": gemv_tq1_0_m1 gemv_tq1_0_m2 gemv_tq1_0_m4 gemv_tq1_0_m8;
-    TQ2_0 => tq2_0, Quantized<formats::tq2_0::Tq2_0>, "gemv_tq2_0": gemv_tq2_0_m1 gemv_tq2_0_m2 gemv_tq2_0_m4 gemv_tq2_0_m8;
-    MXFP4 => mxfp4, Quantized<formats::mxfp4::Mxfp4>, "gemv_mxfp4": gemv_mxfp4_m1 gemv_mxfp4_m2 gemv_mxfp4_m4 gemv_mxfp4_m8;
-    NVFP4 => nvfp4, Quantized<formats::nvfp4::Nvfp4>, "gemv_nvfp4": gemv_nvfp4_m1 gemv_nvfp4_m2 gemv_nvfp4_m4 gemv_nvfp4_m8;
-    Q1_0 => q1_0, Quantized<formats::q1_0::Q1_0>, "gemv_q1_0": gemv_q1_0_m1 gemv_q1_0_m2 gemv_q1_0_m4 gemv_q1_0_m8;
-    Q2_0 => q2_0, Quantized<formats::q2_0::Q2_0>, "gemv_q2_0": gemv_q2_0_m1 gemv_q2_0_m2 gemv_q2_0_m4 gemv_q2_0_m8;
+    F32 => f32, Float<f32>, "gemv_f32": gemv_f32_m1 gemv_f32_m2 gemv_f32_m4;
+    F16 => f16, Float<cuda_std::f16>, "gemv_f16": gemv_f16_m1 gemv_f16_m2 gemv_f16_m4;
+    BF16 => bf16, Float<half::bf16>, "gemv_bf16": gemv_bf16_m1 gemv_bf16_m2 gemv_bf16_m4;
+    Q4_0 => q4_0, Quantized<formats::q4_0::Q4_0>, "gemv_q4_0": gemv_q4_0_m1 gemv_q4_0_m2 gemv_q4_0_m4;
+    Q4_1 => q4_1, Quantized<formats::q4_1::Q4_1>, "gemv_q4_1": gemv_q4_1_m1 gemv_q4_1_m2 gemv_q4_1_m4;
+    Q5_0 => q5_0, Quantized<formats::q5_0::Q5_0>, "gemv_q5_0": gemv_q5_0_m1 gemv_q5_0_m2 gemv_q5_0_m4;
+    Q5_1 => q5_1, Quantized<formats::q5_1::Q5_1>, "gemv_q5_1": gemv_q5_1_m1 gemv_q5_1_m2 gemv_q5_1_m4;
+    Q8_0 => q8_0, Quantized<formats::q8_0::Q8_0>, "gemv_q8_0": gemv_q8_0_m1 gemv_q8_0_m2 gemv_q8_0_m4;
+    Q2_K => q2_k, Quantized<formats::q2_k::Q2K>, "gemv_q2_k": gemv_q2_k_m1 gemv_q2_k_m2 gemv_q2_k_m4;
+    Q3_K => q3_k, Quantized<formats::q3_k::Q3K>, "gemv_q3_k": gemv_q3_k_m1 gemv_q3_k_m2 gemv_q3_k_m4;
+    Q4_K => q4_k, Quantized<formats::q4_k::Q4K>, "gemv_q4_k": gemv_q4_k_m1 gemv_q4_k_m2 gemv_q4_k_m4;
+    Q5_K => q5_k, Quantized<formats::q5_k::Q5K>, "gemv_q5_k": gemv_q5_k_m1 gemv_q5_k_m2 gemv_q5_k_m4;
+    Q6_K => q6_k, Quantized<formats::q6_k::Q6K>, "gemv_q6_k": gemv_q6_k_m1 gemv_q6_k_m2 gemv_q6_k_m4;
+    Q8_K => q8_k, Quantized<formats::q8_k::Q8K>, "gemv_q8_k": gemv_q8_k_m1 gemv_q8_k_m2 gemv_q8_k_m4;
+    IQ2_XXS => iq2_xxs, Quantized<formats::iq2_xxs::Iq2Xxs>, "gemv_iq2_xxs": gemv_iq2_xxs_m1 gemv_iq2_xxs_m2 gemv_iq2_xxs_m4;
+    IQ2_XS => iq2_xs, Quantized<formats::iq2_xs::Iq2Xs>, "gemv_iq2_xs": gemv_iq2_xs_m1 gemv_iq2_xs_m2 gemv_iq2_xs_m4;
+    IQ3_XXS => iq3_xxs, Quantized<formats::iq3_xxs::Iq3Xxs>, "gemv_iq3_xxs": gemv_iq3_xxs_m1 gemv_iq3_xxs_m2 gemv_iq3_xxs_m4;
+    IQ1_S => iq1_s, Quantized<formats::iq1_s::Iq1S>, "gemv_iq1_s": gemv_iq1_s_m1 gemv_iq1_s_m2 gemv_iq1_s_m4;
+    IQ4_NL => iq4_nl, Quantized<formats::iq4_nl::Iq4Nl>, "gemv_iq4_nl": gemv_iq4_nl_m1 gemv_iq4_nl_m2 gemv_iq4_nl_m4;
+    IQ3_S => iq3_s, Quantized<formats::iq3_s::Iq3S>, "gemv_iq3_s": gemv_iq3_s_m1 gemv_iq3_s_m2 gemv_iq3_s_m4;
+    IQ2_S => iq2_s, Quantized<formats::iq2_s::Iq2S>, "gemv_iq2_s": gemv_iq2_s_m1 gemv_iq2_s_m2 gemv_iq2_s_m4;
+    IQ4_XS => iq4_xs, Quantized<formats::iq4_xs::Iq4Xs>, "gemv_iq4_xs": gemv_iq4_xs_m1 gemv_iq4_xs_m2 gemv_iq4_xs_m4;
+    IQ1_M => iq1_m, Quantized<formats::iq1_m::Iq1M>, "gemv_iq1_m": gemv_iq1_m_m1 gemv_iq1_m_m2 gemv_iq1_m_m4;
+    TQ1_0 => tq1_0, Quantized<formats::tq1_0::Tq1_0>, "gemv_tq1_0": gemv_tq1_0_m1 gemv_tq1_0_m2 gemv_tq1_0_m4;
+    TQ2_0 => tq2_0, Quantized<formats::tq2_0::Tq2_0>, "gemv_tq2_0": gemv_tq2_0_m1 gemv_tq2_0_m2 gemv_tq2_0_m4;
+    MXFP4 => mxfp4, Quantized<formats::mxfp4::Mxfp4>, "gemv_mxfp4": gemv_mxfp4_m1 gemv_mxfp4_m2 gemv_mxfp4_m4;
+    NVFP4 => nvfp4, Quantized<formats::nvfp4::Nvfp4>, "gemv_nvfp4": gemv_nvfp4_m1 gemv_nvfp4_m2 gemv_nvfp4_m4;
+    Q1_0 => q1_0, Quantized<formats::q1_0::Q1_0>, "gemv_q1_0": gemv_q1_0_m1 gemv_q1_0_m2 gemv_q1_0_m4;
+    Q2_0 => q2_0, Quantized<formats::q2_0::Q2_0>, "gemv_q2_0": gemv_q2_0_m1 gemv_q2_0_m2 gemv_q2_0_m4;
 }
 
 #[cfg(test)]

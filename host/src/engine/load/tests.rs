@@ -183,7 +183,7 @@ fn what_was_loaded_is_described() {
     assert_eq!(info.weight_bytes, 4 * info.parameters);
     assert!(engine.notices().iter().any(|notice| notice.contains("CPU")));
     assert!(engine.template().is_some());
-    assert_eq!(engine.memory_plan().kv_pages, 7);
+    assert_eq!(engine.memory_plan().kv_groups[0].pages, 7);
     assert!(engine.memory_plan().to_string().contains("KV cache F32"));
 }
 

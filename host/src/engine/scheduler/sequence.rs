@@ -1,7 +1,7 @@
 //! A sequence and how far it is.
 
 use super::{Limits, SequenceId};
-use crate::kv::{PAGE_SIZE, PagePool, PageTable, pages_for};
+use crate::kv::{PAGE_SIZE, PagePool, PageTable};
 
 /// Tokens of a sequence: `[0, table.len())` are computed, the others are to be.
 #[derive(Debug)]
@@ -85,10 +85,10 @@ impl Sequence {
         rows.saturating_sub(silent + 1)
     }
 
-    /// Pages it is expected to take in all.
-    pub fn expected_pages(&self, limits: &Limits) -> usize {
+    /// Tokens it is expected to have at its end.
+    pub fn expected_tokens(&self, limits: &Limits) -> usize {
         let expected = self.tokens.len().saturating_add(limits.reserve_tokens);
-        pages_for(expected.min(self.longest.max(self.tokens.len())).min(limits.max_seq_len))
+        expected.min(self.longest.max(self.tokens.len())).min(limits.max_seq_len)
     }
 
     /// Takes over the cached pages it begins with. The last token is computed always, since its
@@ -102,6 +102,21 @@ impl Sequence {
     pub fn shares(&self, other: &Self) -> usize {
         let both = self.tokens[..self.tokens.len() - 1].iter().zip(&other.tokens);
         both.take_while(|(a, b)| a == b).count() / PAGE_SIZE * PAGE_SIZE
+    }
+
+    /// How many tokens after those taken over in full pages `other` has computed that are the same,
+    /// all in one page that it still holds.
+    pub fn begins_alike(&self, other: &Self, pool: &PagePool) -> usize {
+        let (first, last) = (self.table.len(), self.tokens.len() - 1);
+        let end = last.min(other.table.len()).min(first + PAGE_SIZE - 1);
+        if first >= end
+            || !other.table.holds(pool, first)
+            || self.tokens[..first] != other.tokens[..first]
+        {
+            return 0;
+        }
+        let both = self.tokens[first..end].iter().zip(&other.tokens[first..end]);
+        both.take_while(|(a, b)| a == b).count()
     }
 
     /// Turns it into one that waits: what was computed will be computed again, and its logits are

@@ -26,10 +26,21 @@ impl Random {
 /// Ends an answer.
 const END: u32 = 0;
 
-/// A number made of the numbers of all positions before, and of a position's own token and factors.
-fn state(before: &[u64], token: u32, rope: usize) -> u64 {
-    let own = mix(before.len() as u64, token);
-    combine(before.iter().fold(rope as u64, |state, &cell| combine(state, cell)), own)
+/// A number made of a position's own token and factors, and of the numbers of all positions before,
+/// or those in a group's window: `cell(group, position)`.
+fn state(
+    groups: &[PageGroup],
+    position: usize,
+    cell: impl Fn(usize, usize) -> u64,
+    token: u32,
+    rope: usize,
+) -> u64 {
+    let mut state = combine(rope as u64, mix(position as u64, token));
+    for (i, group) in groups.iter().enumerate() {
+        let first = group.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        state = (first..position).fold(state, |state, p| combine(state, cell(i, p)));
+    }
+    state
 }
 
 fn token(state: u64) -> u32 {
@@ -46,23 +57,24 @@ fn rope(limits: &Limits, rope_len: usize) -> usize {
 }
 
 /// The states after each of the tokens, of a sequence that is computed alone.
-fn states(limits: &Limits, tokens: &[u32], prompt_len: usize) -> Vec<u64> {
-    let mut cells = vec![];
+fn states(limits: &Limits, groups: &[PageGroup], tokens: &[u32], prompt_len: usize) -> Vec<u64> {
+    let mut cells: Vec<u64> = vec![];
     for (position, &token) in tokens.iter().enumerate() {
         let rope_len = match limits.rope_switch {
             Some(_) => tokens.len().max(prompt_len),
             None => prompt_len.max(position + 1),
         };
-        cells.push(state(&cells, token, rope(limits, rope_len)));
+        let rope = rope(limits, rope_len);
+        cells.push(state(groups, position, |_, p| cells[p], token, rope));
     }
     cells
 }
 
 /// The answer of a sequence that runs alone.
-fn alone(limits: &Limits, prompt: &[u32], new_tokens: usize) -> Vec<u32> {
+fn alone(limits: &Limits, groups: &[PageGroup], prompt: &[u32], new_tokens: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     loop {
-        let next = token(*states(limits, &tokens, prompt.len()).last().unwrap());
+        let next = token(*states(limits, groups, &tokens, prompt.len()).last().unwrap());
         let answer = tokens.len() - prompt.len() + 1;
         if next == END || answer == new_tokens || tokens.len() == limits.max_seq_len {
             tokens.push(next);
@@ -85,14 +97,17 @@ struct Job {
 struct Simulation {
     random: Random,
     limits: Limits,
+    groups: Vec<PageGroup>,
     scheduler: Scheduler,
-    cells: HashMap<(u32, usize), u64>,
+    /// By group, page and slot.
+    cells: HashMap<(usize, u32, usize), u64>,
     jobs: HashMap<SequenceId, Job>,
     next_id: SequenceId,
     batch: Batch,
     steps: Vec<Step>,
     finished: usize,
     cached: usize,
+    copied: usize,
 }
 
 impl Simulation {
@@ -112,11 +127,20 @@ impl Simulation {
             rope_switch: (ropes == 4).then_some(max_seq_len / 2),
             rope_follows_length: ropes == 5,
         };
-        let pages = crate::kv::pages_for(max_seq_len) + random.below(12);
+        let all = PageGroup { window: None, pages: pages_for(max_seq_len) + random.below(12) };
+        let window = 1 + random.below(40);
+        let pages = window_pages(window, max_running, limits.batch_rows) + random.below(4);
+        let windowed = PageGroup { window: Some(window), pages };
+        let groups = match random.below(4) {
+            0 | 1 => vec![all],
+            2 => vec![all, windowed],
+            _ => vec![windowed],
+        };
         Self {
             random,
             limits,
-            scheduler: Scheduler::new(limits, pages as u32),
+            scheduler: Scheduler::new(limits, groups.clone()),
+            groups,
             cells: HashMap::new(),
             jobs: HashMap::new(),
             next_id: 0,
@@ -124,6 +148,7 @@ impl Simulation {
             steps: vec![],
             finished: 0,
             cached: 0,
+            copied: 0,
         }
     }
 
@@ -200,17 +225,29 @@ impl Simulation {
 
     /// Computes the batch: the states whose logits are wanted.
     fn compute(&mut self) -> Vec<u64> {
+        for &PageCopy { group, from, to } in &self.batch.copies {
+            for slot in 0..PAGE_SIZE {
+                match self.cells.get(&(group, from, slot)).copied() {
+                    Some(cell) => self.cells.insert((group, to, slot), cell),
+                    None => self.cells.remove(&(group, to, slot)),
+                };
+            }
+        }
+        self.copied += self.batch.copies.len();
         let (mut all, mut row) = (vec![], 0);
         for span in &self.batch.spans {
             assert_eq!(span.first_row, row);
-            assert_eq!(span.pages.len(), crate::kv::pages_for(span.context_len));
-            let cell = |p: usize| (span.pages[p / PAGE_SIZE], p % PAGE_SIZE);
+            assert_eq!(span.page_count(), pages_for(span.context_len));
+            let place =
+                |group: usize, p: usize| (group, span.pages[group][p / PAGE_SIZE], p % PAGE_SIZE);
             for i in 0..span.rows {
                 let position = span.context_len - span.rows + i;
-                let before: Vec<u64> = (0..position).map(|p| self.cells[&cell(p)]).collect();
+                let cell = |group, p| self.cells[&place(group, p)];
                 let rope = rope(&self.limits, span.rope_len);
-                let state = state(&before, self.batch.tokens[row], rope);
-                self.cells.insert(cell(position), state);
+                let state = state(&self.groups, position, cell, self.batch.tokens[row], rope);
+                for group in 0..self.groups.len() {
+                    self.cells.insert(place(group, position), state);
+                }
                 all.push(state);
                 row += 1;
             }
@@ -223,9 +260,15 @@ impl Simulation {
         let job = self.jobs.remove(&id).expect("it ran");
         match job.seen {
             Some((first, seen)) => {
-                assert_eq!(seen, states(&self.limits, &job.prompt, job.prompt.len())[first..]);
+                assert_eq!(
+                    seen,
+                    states(&self.limits, &self.groups, &job.prompt, job.prompt.len())[first..]
+                );
             }
-            None => assert_eq!(job.answer, alone(&self.limits, &job.prompt, job.new_tokens)),
+            None => assert_eq!(
+                job.answer,
+                alone(&self.limits, &self.groups, &job.prompt, job.new_tokens)
+            ),
         }
         self.finished += 1;
     }
@@ -244,7 +287,7 @@ impl Drop for Seed {
 
 #[test]
 fn every_request_ends_with_the_answer_it_has_alone() {
-    let (mut finished, mut preemptions, mut cached) = (0, 0, 0);
+    let (mut finished, mut preemptions, mut cached, mut copied) = (0, 0, 0, 0);
     for seed in 0..150 {
         let _seed = Seed(seed);
         let mut simulation = Simulation::new(seed);
@@ -270,7 +313,10 @@ fn every_request_ends_with_the_answer_it_has_alone() {
         finished += simulation.finished;
         preemptions += simulation.scheduler.preemptions;
         cached += simulation.cached;
+        copied += simulation.copied;
     }
-    let seen = format!("{finished} ended, {preemptions} preempted, {cached} tokens cached");
-    assert!(finished > 2_000 && preemptions > 100 && cached > 1_000, "{seen}");
+    let seen = format!(
+        "{finished} ended, {preemptions} preempted, {cached} tokens cached, {copied} pages copied"
+    );
+    assert!(finished > 2_000 && preemptions > 100 && cached > 1_000 && copied > 100, "{seen}");
 }

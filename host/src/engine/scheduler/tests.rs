@@ -22,8 +22,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(limits: Limits, pages: u32) -> Self {
-        let scheduler = Scheduler::new(limits, pages);
+    fn new(limits: Limits, pages: usize) -> Self {
+        let scheduler = Scheduler::new(limits, vec![PageGroup { window: None, pages }]);
         Self { scheduler, batch: Batch::default(), steps: vec![] }
     }
     /// (sequence, rows, context_len) of a step that is computed.
@@ -68,7 +68,7 @@ fn a_prompt_goes_in_chunks_and_only_its_last_row_has_logits() {
     for (rows, end, pages) in [(20, 20, 2), (20, 40, 3), (5, 45, 3)] {
         assert_eq!(bench.step(), [(7, rows, end)]);
         let (span, step) = (&bench.batch.spans[0], &bench.steps[0]);
-        assert_eq!((span.first_row, span.rope_len, span.pages.len()), (0, 45, pages));
+        assert_eq!((span.first_row, span.rope_len, span.page_count()), (0, 45, pages));
         assert_eq!((step.cached, step.new_slot), ((end == 20).then_some(0), end == 20));
         assert_eq!((step.ends_prefill, step.ends_tokens), (end == 45, end == 45));
         assert_eq!(bench.batch.logit_rows, if end == 45 { vec![4] } else { vec![] });
@@ -215,17 +215,20 @@ fn a_sibling_waits_for_the_pages_it_begins_with() {
     assert_eq!(bench.step(), [(1, 10, 10), (3, 10, 10)]);
     assert_eq!(bench.step(), [(1, 10, 20), (3, 10, 20)]);
     bench.scheduler.remove(3, Leave::Prefix);
-    // Two pages are full after 32 tokens: the third cannot be shared.
+    // Two pages are full after 32 tokens; what the third holds by then is copied.
     assert_eq!(bench.step(), [(1, 20, 40)]);
-    assert_eq!(bench.step(), [(1, 5, 45), (2, 13, 45)]);
-    assert_eq!(bench.steps[1].cached, Some(32));
-    assert_eq!(bench.batch.spans[0].pages[..2], bench.batch.spans[1].pages[..2]);
-    assert_ne!(bench.batch.spans[0].pages[2], bench.batch.spans[1].pages[2]);
+    assert_eq!(bench.step(), [(1, 5, 45), (2, 5, 45)]);
+    assert_eq!(bench.steps[1].cached, Some(40));
+    let [from, to] = [0, 1].map(|span: usize| bench.batch.spans[span].pages[0][2]);
+    assert_eq!(bench.batch.copies, [PageCopy { group: 0, from, to }]);
+    assert_eq!(bench.batch.spans[0].pages[0][..2], bench.batch.spans[1].pages[0][..2]);
+    assert_ne!(bench.batch.spans[0].pages[0][2], bench.batch.spans[1].pages[0][2]);
     // When the one that computes is gone, the others go on by themselves.
     bench.scheduler.generate(4, prompt(4, 45), 99);
     bench.scheduler.remove(1, Leave::Nothing);
     bench.scheduler.push(2, 7);
     assert_eq!(bench.step(), [(2, 1, 46), (4, 19, 19)]);
+    assert!(bench.batch.copies.is_empty());
     bench.scheduler.generate(5, prompt(4, 45), 99);
     bench.scheduler.push(2, 7);
     bench.scheduler.remove(4, Leave::Nothing);

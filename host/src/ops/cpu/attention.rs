@@ -116,7 +116,7 @@ impl Kernel for Attend<'_, '_> {
         for page in first / PAGE_SIZE..=last / PAGE_SIZE {
             let start = page * PAGE_SIZE;
             let written = first.max(start) - start..(last + 1).min(start + PAGE_SIZE) - start;
-            let number = tile.span.pages[page] as usize;
+            let number = tile.span.pages[tile.layer.group][page] as usize;
             let at = element(number, tile.kv_head, tile.spec.kv_heads, dim);
             widen::<I>(&tile.layer.k, at, &mut scratch.k);
             widen_values::<I>(&tile.layer.v, at, dim, written.clone(), &mut scratch.v);

@@ -3,12 +3,14 @@
 //! A head's sixteen tokens of a page are one piece. Its values lie `[token][head_dim]`, its keys
 //! `[head_dim][token]`: the scores of a page are then sixteen lanes that nothing has to sum up.
 
+use std::ops::Range;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::zeroed;
 use crate::kv::PAGE_SIZE;
-use crate::ops::{Batch, HeadShape, KvDtype, KvSpec, OpsError, Tensor};
+use crate::ops::{Batch, HeadShape, KvDtype, KvLayer, KvSpec, OpsError, PageCopy, Tensor};
 
 /// Keys and values of some layers.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct KvStorage {
 #[derive(Debug)]
 pub struct LayerKv {
     pub heads: HeadShape,
+    /// Of its pages.
+    pub group: usize,
     pub k: Elements,
     pub v: Elements,
 }
@@ -37,24 +41,36 @@ impl KvStorage {
     /// # Errors
     /// `OutOfMemory`.
     pub fn new(spec: &KvSpec) -> Result<Self, OpsError> {
-        let elements = |heads: HeadShape| {
+        let elements = |heads: HeadShape, pages: usize| {
             let len = [heads.heads, heads.head_dim, PAGE_SIZE]
                 .iter()
-                .try_fold(spec.pages, |n, &m| n.checked_mul(m))
+                .try_fold(pages, |n, &m| n.checked_mul(m))
                 .unwrap_or(usize::MAX);
             Ok::<_, OpsError>(match spec.dtype {
                 KvDtype::F16 => Elements::F16(zeroed("KV pages", len)?),
                 KvDtype::F32 => Elements::F32(zeroed("KV pages", len)?),
             })
         };
-        let layer =
-            |&heads| Ok::<_, OpsError>(LayerKv { heads, k: elements(heads)?, v: elements(heads)? });
+        let layer = |&KvLayer { heads, group }: &KvLayer| {
+            let elements = || elements(heads, spec.pages[group]);
+            Ok::<_, OpsError>(LayerKv { heads, group, k: elements()?, v: elements()? })
+        };
         Ok(Self { layers: spec.layers.iter().map(layer).collect::<Result<_, _>>()? })
     }
 
     /// One layer.
     pub fn layer(&self, layer: usize) -> &LayerKv {
         &self.layers[layer]
+    }
+
+    /// Makes one page of a group a copy of another, in all its layers.
+    pub fn copy(&mut self, copy: PageCopy) {
+        for layer in self.layers.iter_mut().filter(|layer| layer.group == copy.group) {
+            let len = PAGE_SIZE * layer.heads.width();
+            let [from, to] = [copy.from, copy.to].map(|page| page as usize * len);
+            layer.k.copy(from..from + len, to);
+            layer.v.copy(from..from + len, to);
+        }
     }
 
     /// Fills a layer with NaN, as a broken sequence may leave it.
@@ -71,7 +87,7 @@ impl KvStorage {
 
     /// Stores the rows of a batch, `k` and `v` [rows, heads · head_dim].
     pub fn write(&mut self, layer: usize, k: &Tensor, v: &Tensor, batch: &Batch) {
-        let LayerKv { heads, k: keys, v: values } = &mut self.layers[layer];
+        let LayerKv { heads, group, k: keys, v: values } = &mut self.layers[layer];
         let HeadShape { heads, head_dim } = *heads;
         let width = heads * head_dim;
         assert_eq!(k.cols(), width);
@@ -81,7 +97,7 @@ impl KvStorage {
             let start = span.context_len - span.rows;
             for i in 0..span.rows {
                 let position = start + i;
-                let page = span.pages[position / PAGE_SIZE] as usize;
+                let page = span.pages[*group][position / PAGE_SIZE] as usize;
                 for head in 0..heads {
                     let from = (span.first_row + i) * width + head * head_dim;
                     let (piece, token) =
@@ -101,6 +117,14 @@ pub fn element(page: usize, head: usize, heads: usize, head_dim: usize) -> usize
 }
 
 impl Elements {
+    /// Copies elements to those from `to` on.
+    fn copy(&mut self, from: Range<usize>, to: usize) {
+        match self {
+            Elements::F16(e) => e.copy_within(from, to),
+            Elements::F32(e) => e.copy_within(from, to),
+        }
+    }
+
     /// Stores values `stride` elements apart, from element `at` on.
     fn store(&mut self, at: usize, stride: usize, values: &[f32]) {
         match self {

@@ -36,8 +36,8 @@ use self::quant::activations::Activations;
 use self::simd::Level;
 use super::{
     Activation, AttendSpec, AttentionInputs, Delta, HeadShape, KvPages, KvPool, KvSpec, Linear,
-    Norm, Operand, OperandStorage, Ops, OpsError, Qkv, RopeLayout, RopeRows, Select, Step,
-    StepLimits, Storage, Tensor, Vector, VectorStorage, Weight, WeightStorage, WeightUse,
+    Norm, Operand, OperandStorage, Ops, OpsError, PageCopy, Qkv, RopeLayout, RopeRows, Select,
+    Step, StepLimits, Storage, Tensor, Vector, VectorStorage, Weight, WeightStorage, WeightUse,
 };
 use crate::checkpoint::Bytes;
 
@@ -164,6 +164,12 @@ impl Ops for CpuOps {
 
     fn kv_pool(&self, spec: &KvSpec) -> Result<KvPool, OpsError> {
         Ok(KvPool { storage: KvPages::Host(KvStorage::new(spec)?) })
+    }
+
+    fn copy_pages(&self, pool: &mut KvPool, copies: &[PageCopy]) -> Result<(), OpsError> {
+        let pages = pool.host_pages_mut();
+        copies.iter().for_each(|&copy| pages.copy(copy));
+        Ok(())
     }
 
     /// Nothing: the operations read the step itself.

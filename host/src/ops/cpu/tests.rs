@@ -1,7 +1,7 @@
 //! Every operation against a plain F64 loop.
 
 use super::*;
-use crate::ops::{Batch, KvDtype, Rotation, Span, WeightUse};
+use crate::ops::{Batch, KvDtype, KvLayer, Rotation, Span, WeightUse};
 
 /// Deterministic noise in [−1, 1), with an outlier now and then.
 pub struct Noise(u64);
@@ -423,13 +423,18 @@ fn elementwise_operations() {
     }
 }
 
+/// Equal layers of one group.
+fn kv_spec(heads: HeadShape, layers: usize, pages: usize, dtype: KvDtype) -> KvSpec {
+    let layers = vec![KvLayer { heads, group: 0 }; layers];
+    KvSpec { layers, q_heads: heads.heads, pages: vec![pages], dtype }
+}
+
 #[test]
 fn memory_that_cannot_be_had_is_an_error() {
     let ops = CpuOps::new(1, false);
     assert!(matches!(ops.alloc(1 << 40, 1 << 20), Err(OpsError::OutOfMemory { .. })));
     let heads = HeadShape { heads: 1 << 30, head_dim: 1 << 30 };
-    let spec =
-        KvSpec { layers: vec![heads], q_heads: heads.heads, pages: 1 << 10, dtype: KvDtype::F16 };
+    let spec = kv_spec(heads, 1, 1 << 10, KvDtype::F16);
     assert!(matches!(ops.kv_pool(&spec), Err(OpsError::OutOfMemory { .. })));
 }
 
@@ -445,8 +450,8 @@ fn keys_are_normed_then_turned_then_stored() {
         RopeRows::default(),
         RopeRows { pairs: 4, cos: noise.values(rows * 4), sin: noise.values(rows * 4) },
     ];
-    let span = Span { first_row: 0, rows, context_len: rows, rope_len: rows, pages: vec![0] };
-    let batch = Batch { tokens: vec![0; rows], spans: vec![span], logit_rows: vec![] };
+    let span = Span { first_row: 0, rows, context_len: rows, rope_len: rows, pages: vec![vec![0]] };
+    let batch = Batch { tokens: vec![0; rows], spans: vec![span], ..Batch::default() };
     let layout = RopeLayout::Half;
     let inputs = AttentionInputs {
         q: shape,
@@ -455,7 +460,7 @@ fn keys_are_normed_then_turned_then_stored() {
         k_norm: Some(&whole_rows),
         rotation: Some(Rotation { layout, rope: 1 }),
     };
-    let spec = KvSpec { layers: vec![shape], q_heads: shape.heads, pages: 1, dtype: KvDtype::F32 };
+    let spec = kv_spec(shape, 1, 1, KvDtype::F32);
     let mut pool = ops.kv_pool(&spec).unwrap();
     let [mut q_out, mut k_out, v] = [&q, &k, &v].map(|x| tensor(&ops, rows, width, x));
     let qkv = Qkv { q: &mut q_out, k: &mut k_out, v: &v };
@@ -508,9 +513,7 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
     let mut noise = noise(head_dim + heads + lens[0].0);
     let pages = 64;
     let layer = HeadShape { heads: spec.kv_heads, head_dim };
-    let mut pool = ops
-        .kv_pool(&KvSpec { layers: vec![layer; 2], q_heads: layer.heads, pages, dtype })
-        .unwrap();
+    let mut pool = ops.kv_pool(&kv_spec(layer, 2, pages, dtype)).unwrap();
     // What is left in pages by others must not be seen.
     pool.host_pages_mut().poison(1);
     let exact_in_f16 = |v: f32| half::f16::from_f32(v).to_f32();
@@ -538,7 +541,7 @@ fn check_attention(ops: &CpuOps, spec: &AttendSpec, dtype: KvDtype, lens: [(usiz
                 rows: end[i] - first[i],
                 context_len: end[i],
                 rope_len: end[i],
-                pages: pages.clone(),
+                pages: vec![pages.clone()],
             });
             k.extend_from_slice(&keys[range.clone()]);
             v.extend_from_slice(&values[range]);

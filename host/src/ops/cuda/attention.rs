@@ -34,7 +34,8 @@ impl Workspace {
     pub fn reserve(&self, ops: &CudaOps, kv: &KvSpec, rows: usize) -> Result<(), OpsError> {
         let (mut bytes, mut words) = (0, 0);
         let mut seen: Option<HeadShape> = None;
-        for &heads in kv.layers.iter().filter(|heads| seen.replace(**heads) != Some(**heads)) {
+        let layers = kv.layers.iter().map(|layer| layer.heads);
+        for heads in layers.filter(|heads| seen.replace(*heads) != Some(*heads)) {
             let size = Size::new(kv.q_heads, heads, kv.dtype, rows, ops.multiprocessors());
             (bytes, words) = (bytes.max(size.bytes), words.max(size.counters));
         }
@@ -118,7 +119,7 @@ pub fn inputs(
         k_norm: weight(spec.k_norm),
         cos,
         sin,
-        step: ops.step_view(),
+        step: ops.step_view_of(kv.group(layer)),
         kv: kv.view(layer),
         rows,
         heads: shape.heads,
@@ -156,7 +157,7 @@ pub fn attend(
     let params = AttendParams {
         q: q.device().view(),
         kv: kv.view(layer),
-        step: ops.step_view(),
+        step: ops.step_view_of(kv.group(layer)),
         out: out.device().output(rows),
         workspace,
         counters,

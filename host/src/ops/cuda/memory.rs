@@ -11,12 +11,13 @@ use gpu_kernels::kernels::operand::{
 use gpu_kernels::kernels::step::KvView;
 
 use super::arena::Piece;
-use crate::cuda::DeviceBuffer;
-use crate::ops::{HeadShape, KvDtype, WeightUse};
+use crate::cuda::{CudaError, DeviceBuffer, Stream};
+use crate::kv::PAGE_SIZE;
+use crate::ops::{HeadShape, KvDtype, KvLayer, KvSpec, PageCopy, WeightUse};
 
 /// Rows up to which products read integers or F32, a weight once; beyond, halves by the matrix
 /// instructions.
-pub const FEW_ROWS: usize = 8;
+pub const FEW_ROWS: usize = 4;
 
 /// F32 activations.
 #[derive(Debug)]
@@ -240,26 +241,43 @@ pub fn optional(vector: Option<&Arc<DeviceVector>>) -> Global<f32> {
 #[derive(Debug)]
 pub struct DeviceKv {
     pub dtype: KvDtype,
-    layers: Vec<(HeadShape, DeviceBuffer, DeviceBuffer)>,
+    layers: Vec<(KvLayer, DeviceBuffer, DeviceBuffer)>,
 }
 
 impl DeviceKv {
-    /// `pages` pages for each of `layers`; `alloc` makes the buffers.
+    /// The pages of `spec`; `alloc` makes the buffers.
     pub fn new<E>(
-        layers: &[HeadShape],
-        pages: usize,
-        dtype: KvDtype,
+        spec: &KvSpec,
         alloc: impl Fn(usize) -> Result<DeviceBuffer, E>,
     ) -> Result<Self, E> {
-        let bytes =
-            |heads: &HeadShape| pages * crate::kv::PAGE_SIZE * heads.width() * dtype.bytes();
-        let layer = |heads: &HeadShape| Ok((*heads, alloc(bytes(heads))?, alloc(bytes(heads))?));
-        Ok(Self { dtype, layers: layers.iter().map(layer).collect::<Result<_, E>>()? })
+        let layer = |layer: &KvLayer| {
+            let bytes = spec.pages[layer.group] * page_bytes(layer.heads, spec.dtype);
+            Ok((*layer, alloc(bytes)?, alloc(bytes)?))
+        };
+        let layers = spec.layers.iter().map(layer).collect::<Result<_, E>>()?;
+        Ok(Self { dtype: spec.dtype, layers })
+    }
+
+    /// Index of a layer's group of pages.
+    pub fn group(&self, layer: usize) -> usize {
+        self.layers[layer].0.group
+    }
+
+    /// Makes one page of a group a copy of another, in all its layers.
+    pub fn copy(&self, stream: &Stream, copy: PageCopy) -> Result<(), CudaError> {
+        let of_group = self.layers.iter().filter(|(layer, ..)| layer.group == copy.group);
+        for (layer, k, v) in of_group {
+            let bytes = page_bytes(layer.heads, self.dtype);
+            let [from, to] = [copy.from, copy.to].map(|page| page as usize * bytes);
+            stream.copy(k, from, k, to, bytes)?;
+            stream.copy(v, from, v, to, bytes)?;
+        }
+        Ok(())
     }
 
     /// One layer, as kernels see it.
     pub fn view(&self, layer: usize) -> KvView {
-        let (heads, k, v) = &self.layers[layer];
+        let (KvLayer { heads, .. }, k, v) = &self.layers[layer];
         KvView {
             k: k.view_mut(0),
             v: v.view_mut(0),
@@ -267,6 +285,11 @@ impl DeviceKv {
             head_dim: heads.head_dim as u32,
         }
     }
+}
+
+/// Bytes of a page of a layer's keys, or values.
+fn page_bytes(heads: HeadShape, dtype: KvDtype) -> usize {
+    PAGE_SIZE * heads.width() * dtype.bytes()
 }
 
 #[cfg(test)]

@@ -43,9 +43,9 @@ use self::step::StepLayout;
 use self::upload::Uploader;
 use super::{
     Activation, AttendSpec, AttentionInputs, Delta, KvPages, KvPool, KvSpec, Linear, Norm,
-    OTHER_BACKEND, Operand, OperandStorage, Ops, OpsError, Qkv, SampleLimits, SampleRequest,
-    Sampled, Select, Step, StepKey, StepLimits, Storage, Tensor, Vector, VectorStorage, Weight,
-    WeightStorage, WeightUse,
+    OTHER_BACKEND, Operand, OperandStorage, Ops, OpsError, PageCopy, Qkv, SampleLimits,
+    SampleRequest, Sampled, Select, Step, StepKey, StepLimits, Storage, Tensor, Vector,
+    VectorStorage, Weight, WeightStorage, WeightUse,
 };
 use crate::checkpoint::Bytes;
 use crate::cuda::{Context, CudaError, DeviceBuffer, GraphExec, PinnedBuffer, Stream};
@@ -142,11 +142,16 @@ impl CudaOps {
         gemm::Device::new(arch, device.multiprocessors, shared_bytes)
     }
 
-    /// The parts of the step under way.
+    /// The parts of the step under way, but for its pages.
     fn step_view(&self) -> StepView {
+        self.step_view_of(0)
+    }
+
+    /// The same with the pages of a group.
+    fn step_view_of(&self, group: usize) -> StepView {
         let step = lock(&self.step);
         let step = step.as_ref().expect("a step begins before its operations");
-        step.layout.view(step.device.address())
+        step.layout.view(step.device.address(), group)
     }
 
     /// Cosines and sines of a RoPE of the step under way.
@@ -209,9 +214,14 @@ impl Ops for CudaOps {
     fn kv_pool(&self, spec: &KvSpec) -> Result<KvPool, OpsError> {
         self.forget_recordings();
         let alloc = |bytes| self.context.alloc(bytes);
-        let kv = DeviceKv::new(&spec.layers, spec.pages, spec.dtype, alloc)?;
+        let kv = DeviceKv::new(spec, alloc)?;
         self.attention.reserve(self, spec, self.capacity.load(Ordering::Relaxed))?;
         Ok(KvPool { storage: KvPages::Cuda(kv) })
+    }
+
+    fn copy_pages(&self, pool: &mut KvPool, copies: &[PageCopy]) -> Result<(), OpsError> {
+        let kv = pool.device();
+        Ok(copies.iter().try_for_each(|&copy| kv.copy(&self.stream, copy))?)
     }
 
     fn reserve(&self, limits: &StepLimits) -> Result<(), OpsError> {

@@ -5,6 +5,7 @@ use super::shape::ModelShape;
 use super::step::StepLayout;
 use super::upload::{STAGING_BUFFERS, STAGING_BYTES};
 use super::{READ_BYTES, attention, products, sample};
+use crate::kv::MAX_GROUPS;
 use crate::ops::{HeadShape, KvDtype, SampleLimits, StepLimits};
 
 /// All that it depends on.
@@ -23,8 +24,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Bytes on the device for steps of up to `rows` rows, but for the numbers of pages: 4 bytes beside
-    /// each page's keys and values.
+    /// Bytes on the device for steps of up to `rows` rows, but for the numbers of pages.
     pub fn step_bytes(&self, rows: usize) -> u64 {
         let kv = HeadShape { heads: self.shape.kv_heads, ..self.shape.heads };
         let heads = self.shape.heads.heads;
@@ -46,8 +46,8 @@ impl Room {
 
     /// Bytes of a step as it is copied.
     fn packed_bytes(&self, rows: usize) -> usize {
-        let pairs = self.pairs.clone();
-        let limits = StepLimits { rows, logit_rows: rows, spans: rows, pages: 0, pairs };
+        let (pairs, groups) = (self.pairs.clone(), MAX_GROUPS);
+        let limits = StepLimits { rows, logit_rows: rows, spans: rows, pages: 0, groups, pairs };
         StepLayout::new(&limits).bytes()
     }
 }
@@ -73,8 +73,8 @@ mod tests {
             multiprocessors: 132,
         };
         let exact = Room { kv_dtype: KvDtype::F32, is_exact: true, ..room.clone() };
-        // Four words, a span of four more, and 64 cosines and sines a row.
-        let packed = |rows: u64| rows * 4 * (4 + 4 + 128);
+        // Four words, a span of four more for each group, and 64 cosines and sines a row.
+        let packed = |rows: u64| rows * 4 * (4 + 2 * 4 + 128);
         assert_eq!(exact.step_bytes(2048), packed(2048));
         let of_rows = [1, 256, 2048].map(|rows| room.step_bytes(rows) - packed(rows as u64));
         assert!(of_rows[0] > 16 << 20 && of_rows[1] > of_rows[0]);

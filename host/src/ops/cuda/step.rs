@@ -7,7 +7,7 @@
 use cuda_std::Global;
 use gpu_kernels::kernels::step::StepView;
 
-use crate::ops::{Step, StepLimits};
+use crate::ops::{Span, Step, StepLimits};
 
 /// Every part starts at a multiple of it: the widest load of a kernel.
 const ALIGN: usize = 16;
@@ -18,11 +18,12 @@ pub struct StepLayout {
     tokens: usize,
     positions: usize,
     row_span: usize,
-    spans: usize,
+    /// Of each group of pages: they differ in where its pages begin.
+    spans: Vec<usize>,
     logit_rows: usize,
     /// Cosines and sines of each RoPE.
     ropes: Vec<[usize; 2]>,
-    /// Last, since the number of pages is no part of the key.
+    /// Group after group; last, since the number of pages is no part of the key.
     pages: usize,
     bytes: usize,
 }
@@ -41,10 +42,10 @@ impl StepLayout {
             tokens: take(rows),
             positions: take(rows),
             row_span: take(rows),
-            spans: take(4 * sizes.spans),
+            spans: (0..sizes.groups).map(|_| take(4 * sizes.spans)).collect(),
             logit_rows: take(sizes.logit_rows),
             ropes: sizes.pairs.iter().map(|pairs| [0; 2].map(|_| take(rows * pairs))).collect(),
-            pages: take(sizes.pages),
+            pages: take(sizes.groups * sizes.pages),
             bytes: next,
         }
     }
@@ -54,14 +55,14 @@ impl StepLayout {
         self.bytes
     }
 
-    /// The parts of a buffer that starts at a device address.
-    pub fn view(&self, base: u64) -> StepView {
+    /// The parts of a buffer that starts at a device address, with the pages of a group.
+    pub fn view(&self, base: u64, group: usize) -> StepView {
         let at = |offset: usize| base + offset as u64;
         StepView {
             tokens: Global::from_address(at(self.tokens)),
             positions: Global::from_address(at(self.positions)),
             row_span: Global::from_address(at(self.row_span)),
-            spans: Global::from_address(at(self.spans)),
+            spans: Global::from_address(at(self.spans[group])),
             pages: Global::from_address(at(self.pages)),
             logit_rows: Global::from_address(at(self.logit_rows)),
         }
@@ -78,7 +79,8 @@ impl StepLayout {
             rows: step.batch.tokens.len(),
             logit_rows: step.batch.logit_rows.len(),
             spans: step.batch.spans.len(),
-            pages: step.batch.spans.iter().map(|span| span.pages.len()).sum(),
+            pages: step.batch.spans.iter().map(Span::page_count).sum(),
+            groups: step.batch.spans.first().map_or(0, |span| span.pages.len()),
             pairs: step.ropes.iter().map(|rope| rope.pairs).collect(),
         })
     }
@@ -93,21 +95,25 @@ impl StepLayout {
         for (row, &token) in batch.tokens.iter().enumerate() {
             put(self.tokens, row, token);
         }
-        let mut first_page = 0;
         for (index, span) in batch.spans.iter().enumerate() {
             let first_position = span.context_len - span.rows;
             for i in 0..span.rows {
                 put(self.positions, span.first_row + i, word(first_position + i));
                 put(self.row_span, span.first_row + i, word(index));
             }
-            let record = [span.first_row, span.rows, span.context_len, first_page];
-            for (i, value) in record.into_iter().enumerate() {
-                put(self.spans, 4 * index + i, word(value));
+        }
+        let mut first_page = 0;
+        for (group, &spans) in self.spans.iter().enumerate() {
+            for (index, span) in batch.spans.iter().enumerate() {
+                let record = [span.first_row, span.rows, span.context_len, first_page];
+                for (i, value) in record.into_iter().enumerate() {
+                    put(spans, 4 * index + i, word(value));
+                }
+                for &page in &span.pages[group] {
+                    put(self.pages, first_page, page);
+                    first_page += 1;
+                }
             }
-            for (i, &page) in span.pages.iter().enumerate() {
-                put(self.pages, first_page + i, page);
-            }
-            first_page += span.pages.len();
         }
         for (i, &row) in batch.logit_rows.iter().enumerate() {
             put(self.logit_rows, i, word(row));
@@ -128,21 +134,22 @@ fn word(n: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{Batch, RopeRows, Span};
+    use crate::ops::{Batch, RopeRows};
 
     #[test]
     fn parts_lie_where_the_view_says() {
-        let span = |first_row, rows, context_len, pages: &[u32]| Span {
+        let span = |first_row, rows, context_len, pages: [&[u32]; 2]| Span {
             first_row,
             rows,
             context_len,
             rope_len: context_len,
-            pages: pages.to_vec(),
+            pages: pages.map(<[u32]>::to_vec).to_vec(),
         };
         let batch = Batch {
             tokens: vec![7, 8, 9],
-            spans: vec![span(0, 2, 18, &[4, 2]), span(2, 1, 1, &[6])],
+            spans: vec![span(0, 2, 18, [&[4, 2], &[1, 8]]), span(2, 1, 1, [&[6], &[5]])],
             logit_rows: vec![1, 2],
+            copies: vec![],
         };
         let rope = |pairs: usize, first: f32| RopeRows {
             pairs,
@@ -161,12 +168,15 @@ mod tests {
             let bytes = staging[start..start + 4 * n].chunks_exact(4);
             bytes.map(|b| u32::from_ne_bytes(b.try_into().unwrap())).collect()
         };
-        let view = layout.view(0);
+        let view = layout.view(0, 0);
         assert_eq!(words(view.tokens.address(), 3), [7, 8, 9]);
         assert_eq!(words(view.positions.address(), 3), [16, 17, 0]);
         assert_eq!(words(view.row_span.address(), 3), [0, 0, 1]);
         assert_eq!(words(view.spans.address(), 8), [0, 2, 18, 0, 2, 1, 1, 2]);
-        assert_eq!(words(view.pages.address(), 3), [4, 2, 6]);
+        assert_eq!(words(view.pages.address(), 6), [4, 2, 6, 1, 8, 5]);
+        let other = layout.view(0, 1);
+        assert_eq!(words(other.spans.address(), 8), [0, 2, 18, 3, 2, 1, 1, 5]);
+        assert_eq!(other.pages.address(), view.pages.address());
         assert_eq!(words(view.logit_rows.address(), 2), [1, 2]);
         for (i, rope) in ropes.iter().enumerate() {
             let [cos, sin] = layout.rope(0, i);
