@@ -40,6 +40,10 @@ schema! {
         dtype: KvDtype = KvDtype::Auto;
         /// Pages in the pool, of 16 tokens each; 0 takes those of the longest context.
         max_blocks: u32 = 0, in 0..=268435456;
+        /// Page-locked memory of the host, in MiB, for the keys and values of requests that had to give
+        /// their pages to others: they go on from there instead of being computed again, where
+        /// that takes less time. 0 computes again; so does a model that is not on a GPU.
+        host_spill_mb: u32 = 0, in 0..=1048576;
     }
 
     /// Rotary position scaling, in place of the model's own.

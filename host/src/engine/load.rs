@@ -8,6 +8,7 @@ use config::{Config, KvDtype as KvSetting, Toggle};
 
 use super::model::{MappedDecoder, OwnVocabulary, Vocabulary};
 use super::placement::{self, Gpu};
+use super::spill;
 use super::{Engine, EngineError, EngineOptions, LoadProgress, MAX_CONCURRENT, ModelInfo, Parts};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::engine::scheduler::Limits;
@@ -67,7 +68,11 @@ pub(super) fn load(
     if let Some(gpu) = &gpu {
         notices.extend(check_shape(&spec, kv_dtype, config.runtime.exact, gpu)?);
     }
-    let demanded = Demanded { checkpoint: &checkpoint, spec: &spec, kv_dtype, sequences };
+    let spill = spill::plan(config, &spec, parameters(&checkpoint), kv_dtype, gpu.as_ref());
+    notices.extend(spill.notice.clone());
+    let spill_bytes = spill.bytes;
+    let demanded =
+        Demanded { checkpoint: &checkpoint, spec: &spec, kv_dtype, sequences, spill_bytes };
     let plan = plan_memory(options, &demanded, gpu.as_ref())?;
     notices.extend(plan.notices.iter().cloned());
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?.map(Arc::new);
@@ -95,6 +100,7 @@ pub(super) fn load(
         mixed_rows: if plan.device_layers == num_layers { GPU_MIXED_ROWS } else { MIXED_ROWS },
         logit_rows: logit_rows(plan.max_batch_rows, sequences),
         reserve_tokens: config.runtime.admission_decode_tokens as usize,
+        host_slots: spill.slots,
         prefix_reuse: spec.prefix_reuse(),
         rope_switch: spec.ropes.iter().find_map(RopeSpec::switches_at),
         rope_follows_length: spec
@@ -106,7 +112,8 @@ pub(super) fn load(
     let info = describe(&checkpoint, family.name, &spec, &plan, device);
     let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows, sequences };
     let mut decoder = Decoder::load(&checkpoint, family.name, spec, &placements, batch, progress)?;
-    decoder.allocate_kv(&plan.kv_groups, pages_for(plan.max_seq_len), kv_dtype)?;
+    let sequence_pages = pages_for(plan.max_seq_len);
+    decoder.allocate_kv(&plan.kv_groups, spill.slots, sequence_pages, kv_dtype)?;
     decoder.reserve_sampling()?;
     // Weights that were converted on the way may be zeros of a file cut meanwhile.
     checkpoint.check_intact()?;
@@ -244,6 +251,7 @@ struct Demanded<'a> {
     spec: &'a DecoderSpec,
     kv_dtype: KvDtype,
     sequences: usize,
+    spill_bytes: u64,
 }
 
 fn plan_memory(
@@ -252,7 +260,7 @@ fn plan_memory(
     gpu: Option<&Gpu>,
 ) -> Result<MemoryPlan, EngineError> {
     let config = &options.config;
-    let &Demanded { checkpoint, spec, kv_dtype, sequences } = demanded;
+    let &Demanded { checkpoint, spec, kv_dtype, sequences, spill_bytes } = demanded;
     let of_rows = |row_bytes: u64, rows: usize| row_bytes.saturating_mul(rows as u64);
     let layers = |rows| of_rows(spec.stage_row_bytes() + spec.cpu_row_bytes(), rows);
     let logits = |rows: usize| of_rows(spec.logit_row_bytes(), logit_rows(rows, sequences));
@@ -305,6 +313,7 @@ fn plan_memory(
         activations: ActivationBytes { layers: &layers, logits: &logits },
         host_bytes: &host_bytes,
         sequence_bytes: &sequence_bytes,
+        spill_bytes,
         prefill_chunk: prefill_chunk(config, gpu.is_some())?,
         sequences,
         trained_context: spec.context_len,
@@ -369,6 +378,14 @@ fn template(
     Ok(source.map(|source| ChatTemplate::from_source(source, &bos, &eos)).transpose()?)
 }
 
+/// Elements of all tensors.
+fn parameters(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.tensors().iter().fold(0u64, |sum, tensor| {
+        let elements = tensor.shape.iter().fold(1u64, |n, &dim| n.saturating_mul(dim as u64));
+        sum.saturating_add(elements)
+    })
+}
+
 fn describe(
     checkpoint: &Checkpoint,
     architecture: &str,
@@ -376,11 +393,7 @@ fn describe(
     plan: &MemoryPlan,
     device: String,
 ) -> ModelInfo {
-    let tensors = checkpoint.tensors();
-    let parameters = tensors.iter().fold(0u64, |sum, tensor| {
-        let elements = tensor.shape.iter().fold(1u64, |n, &dim| n.saturating_mul(dim as u64));
-        sum.saturating_add(elements)
-    });
+    let (tensors, parameters) = (checkpoint.tensors(), parameters(checkpoint));
     let description =
         format!("{architecture} {} {}", count_text(parameters), main_format(checkpoint));
     ModelInfo {

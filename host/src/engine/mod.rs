@@ -25,6 +25,7 @@ mod model;
 mod placement;
 mod request;
 mod scheduler;
+mod spill;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -257,6 +258,8 @@ pub struct EngineStats {
     pub kv_pages_cached: usize,
     /// How often a running request gave its pages to an older one.
     pub preemptions: u64,
+    /// How often it saved them on the host before.
+    pub saves: u64,
     /// Steps computed.
     pub steps: u64,
     /// Rows of all steps: tokens computed.

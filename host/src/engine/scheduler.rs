@@ -9,8 +9,8 @@
 //! A step is a batch of all running sequences: one row of each that decodes, and of what the budget
 //! leaves a chunk of each prompt, the oldest first and none without a row. Pages are taken as they
 //! are filled. When there are none, the youngest sequence gives all of its back and waits in front of
-//! the queue; its tokens stay known, and what the cache then lacks is computed again. The oldest
-//! is never preempted, so each ends.
+//! the queue; its tokens stay known, and what the cache then lacks is computed again, or comes
+//! back from the host, where it was saved if there is room. The oldest is never preempted, so each ends.
 //!
 //! Full pages are known to all from the step that computed them. A sequence waits for one that is
 //! computing what it begins with, instead of computing the same beside it.
@@ -22,8 +22,10 @@ use std::ops::Range;
 
 use self::sequence::Sequence;
 use super::EngineStats;
-use crate::kv::{PAGE_SIZE, PageGroup, PagePool, pages_for, window_pages};
-use crate::ops::{Batch, PageCopy, Span};
+use crate::kv::{
+    PAGE_SIZE, PageGroup, PageMove, PagePool, PagesExhausted, Spill, pages_for, window_pages,
+};
+use crate::ops::{Batch, Span};
 
 /// Tells sequences apart; never used twice, and the later one is the younger.
 pub(super) type SequenceId = u64;
@@ -43,6 +45,8 @@ pub(super) struct Limits {
     pub logit_rows: usize,
     /// Tokens that a sequence which begins, or begins again, is expected to generate.
     pub reserve_tokens: usize,
+    /// Pages of each group that sequences which gave theirs back may leave on the host.
+    pub host_slots: usize,
     /// Whether keys computed for one sequence serve another that begins alike.
     pub prefix_reuse: bool,
     /// Length beyond which all positions are turned by other factors (LongRoPE).
@@ -94,6 +98,9 @@ pub(super) struct Scheduler {
     /// The sequence that there was no room for last, and how much there was.
     refused: Option<(SequenceId, usize)>,
     preemptions: u64,
+    /// Those of them that saved their pages.
+    saves: u64,
+    spill: Spill,
 }
 
 impl Scheduler {
@@ -118,6 +125,8 @@ impl Scheduler {
             free_slots: (0..limits.max_running).rev().collect(),
             refused: None,
             preemptions: 0,
+            saves: 0,
+            spill: Spill::new(limits.host_slots),
         }
     }
 
@@ -147,6 +156,7 @@ impl Scheduler {
         stats.kv_pages_held = self.pool.held();
         stats.kv_pages_cached = self.pool.cached();
         stats.preemptions = self.preemptions;
+        stats.saves = self.saves;
     }
 
     /// Fills `batch` and `steps` with the next step, which is empty when nothing is queued. It must
@@ -155,11 +165,11 @@ impl Scheduler {
         batch.tokens.clear();
         batch.spans.clear();
         batch.logit_rows.clear();
-        batch.copies.clear();
+        batch.moves.clear();
         steps.clear();
-        self.admit(&mut batch.copies);
+        self.admit(&mut batch.moves);
         self.share_rows();
-        self.reserve_pages();
+        self.reserve_pages(&mut batch.moves);
         let groups = self.pool.groups().len();
         // Single rows first: a backend treats them alike.
         let single = |sequence: &&mut Sequence| sequence.in_flight == 1;
@@ -172,7 +182,7 @@ impl Scheduler {
 
     /// Lets sequences begin, in the order they came. One that waits for what another is computing is
     /// passed over; one that waits for room is not.
-    fn admit(&mut self, copies: &mut Vec<PageCopy>) {
+    fn admit(&mut self, moves: &mut Vec<PageMove>) {
         let mut at = 0;
         while self.running.len() < self.limits.max_running && at < self.waiting.len() {
             if self.has_leader(at) {
@@ -184,7 +194,7 @@ impl Scheduler {
                 self.waiting.insert(at, sequence);
                 return;
             }
-            self.fork(&mut sequence, copies);
+            self.bring_back(&mut sequence, moves);
             sequence.slot = self.free_slots.pop().expect("a slot for each that may run");
             let place = self.running.partition_point(|other| other.id < sequence.id);
             self.running.insert(place, sequence);
@@ -238,22 +248,31 @@ impl Scheduler {
         false
     }
 
-    /// Goes on where a running sequence's page that is not full yet begins alike, in a copy of it.
-    fn fork(&mut self, sequence: &mut Sequence, copies: &mut Vec<PageCopy>) {
+    /// Takes what is not to be computed again: its own pages that were saved, or a copy of a page that
+    /// a running sequence has begun alike.
+    fn bring_back(&mut self, sequence: &mut Sequence, moves: &mut Vec<PageMove>) {
+        let restored = match sequence.saved.take() {
+            Some(saved) => self.spill.load(saved, &mut sequence.table, &mut self.pool),
+            None => self.fork(sequence),
+        };
+        // Without pages to spare it is computed.
+        moves.extend(restored.into_iter().flatten());
+    }
+
+    /// Begins a page that a running sequence has begun alike.
+    fn fork(&mut self, sequence: &mut Sequence) -> Result<Vec<PageMove>, PagesExhausted> {
         if !self.limits.prefix_reuse || sequence.isolated || !sequence.table.ends_at_page() {
-            return;
+            return Ok(vec![]);
         }
         let pool = &self.pool;
         let others = self.running.iter().filter(|other| !other.isolated);
         let alike = others.map(|other| (sequence.begins_alike(other, pool), other));
-        let Some((tokens, other)) = alike.max_by_key(|(tokens, _)| *tokens) else { return };
-        if tokens == 0 {
-            return;
+        match alike.max_by_key(|(tokens, _)| *tokens) {
+            Some((tokens @ 1.., other)) => {
+                sequence.table.fork(&mut self.pool, &other.table, tokens)
+            }
+            _ => Ok(vec![]),
         }
-        // Without a page to spare these few tokens are computed.
-        let Ok(pages) = sequence.table.fork(&mut self.pool, &other.table, tokens) else { return };
-        let copy = |(group, (from, to))| PageCopy { group, from, to };
-        copies.extend(pages.into_iter().enumerate().map(copy));
     }
 
     /// Says how many rows each running sequence gets, within the limits of a step.
@@ -297,7 +316,7 @@ impl Scheduler {
 
     /// Takes the pages for the rows of each, the oldest first: from the youngest, when there are no
     /// others.
-    fn reserve_pages(&mut self) {
+    fn reserve_pages(&mut self, moves: &mut Vec<PageMove>) {
         let mut at = 0;
         while at < self.running.len() {
             let sequence = &mut self.running[at];
@@ -311,16 +330,21 @@ impl Scheduler {
             if at + 1 == self.running.len() && room > 0 {
                 self.running[at].in_flight = room; // fewer than it was to have, and all there are
             } else {
-                self.preempt_youngest();
+                self.preempt_youngest(moves);
             }
         }
         assert!(self.running.iter().all(|sequence| sequence.in_flight > 0));
     }
 
-    fn preempt_youngest(&mut self) {
+    fn preempt_youngest(&mut self, moves: &mut Vec<PageMove>) {
         assert!(self.running.len() > 1, "the plan gave one sequence all pages it can need");
         let mut sequence = self.running.pop().expect("there are two");
         sequence.preempted();
+        if let Some((saved, saving)) = self.spill.save(self.pool.groups(), &sequence.table) {
+            sequence.saved = Some(saved);
+            moves.extend(saving);
+            self.saves += 1;
+        }
         self.give_back(&mut sequence, Leave::Prefix);
         self.waiting.push_front(sequence);
         self.preemptions += 1;
@@ -369,7 +393,10 @@ impl Scheduler {
 
     /// Takes a sequence out, wherever it is.
     pub fn remove(&mut self, id: SequenceId, leave: Leave) {
-        self.waiting.retain(|sequence| sequence.id != id);
+        if let Some(at) = self.waiting.iter().position(|sequence| sequence.id == id) {
+            let saved = self.waiting.remove(at).and_then(|sequence| sequence.saved);
+            saved.into_iter().for_each(|saved| self.spill.discard(saved));
+        }
         if let Some(at) = self.running.iter().position(|sequence| sequence.id == id) {
             let mut sequence = self.running.remove(at);
             self.give_back(&mut sequence, leave);
@@ -382,6 +409,8 @@ impl Scheduler {
         if cfg!(debug_assertions) {
             self.pool.check(self.running.iter().map(|sequence| &sequence.table));
             assert!(self.waiting.iter().all(|sequence| sequence.table.holds_nothing()));
+            let all = self.waiting.iter().chain(&self.running);
+            self.spill.check(all.filter_map(|sequence| sequence.saved.as_ref()));
             let mut slots = self.free_slots.clone();
             slots.extend(self.running.iter().map(|sequence| sequence.slot));
             slots.sort_unstable();

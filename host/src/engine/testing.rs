@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::model::{Model, TextStream, Vocabulary};
 use super::scheduler::Limits;
 use super::{Engine, Event, FinishReason, ModelInfo, Parts, Request, RequestHandle, Timings};
-use crate::kv::{PAGE_SIZE, pages_for};
+use crate::kv::{PAGE_SIZE, PagePlace, pages_for};
 use crate::ops::cuda::Emulated;
 use crate::ops::{Batch, HeadShape, KvDtype, OpsError, SampleLimits, SampleRequest, Sampled};
 use crate::plan::{ActivationBytes, Demand, LayerKv, WeightBytes, plan};
@@ -69,6 +69,7 @@ impl Default for Setup {
                 mixed_rows: 12,
                 logit_rows: 7,
                 reserve_tokens: 8,
+                host_slots: 0,
                 prefix_reuse: true,
                 rope_switch: None,
                 rope_follows_length: false,
@@ -138,6 +139,7 @@ impl Setup {
             activations: ActivationBytes { layers: &|rows| rows as u64, logits: &|_| 0 },
             host_bytes: &|_| 0,
             sequence_bytes: &|_| 0,
+            spill_bytes: 0,
             prefill_chunk: Some(limits.batch_rows),
             sequences: 1,
             trained_context: limits.max_seq_len,
@@ -188,10 +190,13 @@ impl Model for FakeModel {
             steps.extend(batch.spans.iter().map(|span| (span.rows, span.context_len)));
             steps.len() - 1
         };
-        for copy in &batch.copies {
+        for one in &batch.moves {
+            let [PagePlace::Pool(from), PagePlace::Pool(to)] = [one.from, one.to] else {
+                panic!("there are no slots on the host");
+            };
             for slot in 0..PAGE_SIZE {
-                if let Some(&cell) = self.cells.get(&(copy.from, slot)) {
-                    self.cells.insert((copy.to, slot), cell);
+                if let Some(&cell) = self.cells.get(&(from, slot)) {
+                    self.cells.insert((to, slot), cell);
                 }
             }
         }

@@ -19,11 +19,13 @@
 
 mod index;
 mod pool;
+mod spill;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use self::pool::PagePool;
+pub use self::spill::{Saved, Spill};
 pub use self::table::PageTable;
 
 /// Tokens in a page.
@@ -31,6 +33,26 @@ pub const PAGE_SIZE: usize = 16;
 
 /// Most groups of a model: layers with a window, and layers without.
 pub const MAX_GROUPS: usize = 2;
+
+/// Where a page's keys and values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PagePlace {
+    /// A page of the pool.
+    Pool(u32),
+    /// A slot of the [`Spill`].
+    Host(u32),
+}
+
+/// A copy of a page's keys and values in all layers of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageMove {
+    /// Index of the [`PageGroup`].
+    pub group: usize,
+    /// What is read.
+    pub from: PagePlace,
+    /// What is written; one of both is in the pool.
+    pub to: PagePlace,
+}
 
 /// Layers whose keys and values are wanted equally long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

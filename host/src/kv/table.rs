@@ -2,7 +2,7 @@
 
 use super::index::Node;
 use super::pool::Pages;
-use super::{MAX_GROUPS, PAGE_SIZE, PagePool, PagesExhausted, pages_for};
+use super::{MAX_GROUPS, PAGE_SIZE, PageMove, PagePlace, PagePool, PagesExhausted, pages_for};
 
 /// The pages of one sequence, and how many of its tokens have keys and values in them.
 ///
@@ -85,8 +85,7 @@ impl PageTable {
     }
 
     /// Begins the page after the full ones that were taken over, for the first `tokens` of those that
-    /// another table holds there and that are to be copied: gives for each group its page and this
-    /// one's.
+    /// another table holds there, and says what is to be copied.
     ///
     /// # Errors
     /// `PagesExhausted`; nothing was changed.
@@ -95,14 +94,46 @@ impl PageTable {
         pool: &mut PagePool,
         other: &Self,
         tokens: usize,
-    ) -> Result<Vec<(u32, u32)>, PagesExhausted> {
+    ) -> Result<Vec<PageMove>, PagesExhausted> {
         assert!(self.len == self.known * PAGE_SIZE && (1..PAGE_SIZE).contains(&tokens));
         assert!(other.len >= self.len + tokens);
         self.reserve(pool, self.len + tokens)?;
         self.len += tokens;
-        let page = |table: &Self, group: usize| table.groups[group].pages[self.known];
-        let groups = 0..pool.groups().len();
-        Ok(groups.map(|group| (page(other, group), page(self, group))).collect())
+        let page = |table: &Self, group| PagePlace::Pool(table.pages(group)[self.known]);
+        let copy = |group| PageMove { group, from: page(other, group), to: page(self, group) };
+        Ok((0..pool.groups().len()).map(copy).collect())
+    }
+
+    /// Takes pages for what was computed up to `len` tokens, more than it has, and is to be copied there;
+    /// of each group the pages before `starts` are not wanted any more.
+    ///
+    /// # Errors
+    /// `PagesExhausted`; nothing was changed.
+    pub fn resume(
+        &mut self,
+        pool: &mut PagePool,
+        len: usize,
+        starts: [usize; MAX_GROUPS],
+    ) -> Result<(), PagesExhausted> {
+        assert!(len > self.len);
+        let groups = pool.groups().len();
+        for (group, held) in self.groups[..groups].iter().enumerate() {
+            let wanted = pages_for(len).saturating_sub(held.pages.len().max(starts[group]));
+            let available = pool.available(group);
+            if wanted > available {
+                return Err(PagesExhausted { wanted, available });
+            }
+        }
+        for (group, &start) in starts.iter().enumerate().take(groups) {
+            let Held { pages, first } = &mut self.groups[group];
+            let kept = start.clamp(*first, pages.len());
+            pages[*first..kept].iter().for_each(|&page| pool.release(group, page));
+            *first = start.max(*first);
+            pages.resize(pages.len().max(*first), 0);
+        }
+        self.reserve(pool, len)?;
+        self.len = len;
+        Ok(())
     }
 
     /// Whether the page that position `position` lies in is held, in all groups.
@@ -151,9 +182,11 @@ impl PageTable {
         self.known = full.len();
     }
 
-    /// The pages at an index that is not before a window.
+    /// The pages at an index, of groups that hold one there.
     fn held_at(&self, index: usize) -> Pages {
-        std::array::from_fn(|group| self.groups[group].pages.get(index).copied())
+        self.groups.each_ref().map(|Held { pages, first }| {
+            pages.get(index).copied().filter(|_| index >= *first)
+        })
     }
 
     /// Gives back the pages that no token from here on sees.

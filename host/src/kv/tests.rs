@@ -225,14 +225,46 @@ fn a_fork_begins_a_page_of_its_own() {
     let mut second = PageTable::default();
     second.adopt(&mut pool, &all[..39]);
     assert_eq!(second.len(), 32);
-    let copies = second.fork(&mut pool, &first, 7).unwrap();
-    let page = |table: &PageTable, group| table.pages(group)[2];
-    let expected: Vec<_> =
-        (0..2).map(|group| (page(&first, group), page(&second, group))).collect();
-    assert_eq!((second.len(), copies), (39, expected));
+    let moves = second.fork(&mut pool, &first, 7).unwrap();
+    let page = |table: &PageTable, group| PagePlace::Pool(table.pages(group)[2]);
+    let copy = |group| PageMove { group, from: page(&first, group), to: page(&second, group) };
+    assert_eq!((second.len(), moves), (39, vec![copy(0), copy(1)]));
     assert!((0..2).all(|group| page(&first, group) != page(&second, group)));
     assert!((0..2).all(|group| first.pages(group)[1] == second.pages(group)[1]));
     pool.check([&first, &second].into_iter());
+}
+
+#[test]
+fn what_was_saved_comes_back_behind_what_the_cache_has() {
+    let mut pool = pool_of_both(8, 8);
+    let mut spill = Spill::new(6);
+    let all = tokens(0, 60);
+    let mut table = computed(&mut pool, &all);
+    table.leave_window(&mut pool); // positions from 41 on are seen
+    let (saved, moves) = spill.save(pool.groups(), &table).unwrap();
+    assert_eq!(moves.len(), 4 + 2);
+    let host = moves.iter().map(|one| one.to);
+    assert!(host.clone().all(|place| matches!(place, PagePlace::Host(_))));
+    spill.check([&saved].into_iter());
+    assert!(spill.save(pool.groups(), &table).is_none(), "there are two slots");
+    table.retire(&mut pool, &all);
+    // Somebody takes all but two pages of the first group, which go on holding the beginning.
+    let mut other = PageTable::default();
+    other.reserve(&mut pool, 6 * PAGE_SIZE).unwrap();
+    let mut again = PageTable::default();
+    again.adopt(&mut pool, &all[..59]);
+    let adopted = again.len();
+    assert!(adopted < 60);
+    other.release(&mut pool);
+    let moves = spill.load(saved, &mut again, &mut pool).unwrap();
+    assert_eq!(again.len(), 60);
+    let restored = moves.iter().filter(|one| one.group == 0).count();
+    assert_eq!(restored, 4 - adopted / PAGE_SIZE);
+    assert!(again.holds(&pool, 41) && again.holds(&pool, 59) && !again.holds(&pool, 31));
+    spill.check(std::iter::empty());
+    pool.check([&again].into_iter());
+    again.retire(&mut pool, &all);
+    assert_eq!(found(&mut pool, &all), 60);
 }
 
 proptest! {

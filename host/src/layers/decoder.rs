@@ -141,13 +141,15 @@ impl Decoder {
         &self.spec
     }
 
-    /// Makes the key-value pools, of these groups of pages, for sequences of up to `sequence_pages`.
+    /// Makes the key-value pools, of these groups of pages and with `host_slots` slots on the host for
+    /// each, for sequences of up to `sequence_pages`.
     ///
     /// # Errors
     /// `OutOfMemory`.
     pub fn allocate_kv(
         &mut self,
         groups: &[PageGroup],
+        host_slots: usize,
         sequence_pages: usize,
         dtype: KvDtype,
     ) -> Result<(), OpsError> {
@@ -168,7 +170,8 @@ impl Decoder {
             let layers = own.map(layer).collect();
             let q_heads = self.spec.heads.heads;
             let pages = groups.iter().map(|group| group.pages).collect();
-            stage.kv = Some(stage.ops.kv_pool(&KvSpec { layers, q_heads, pages, dtype })?);
+            let spec = KvSpec { layers, q_heads, pages, host_slots, dtype };
+            stage.kv = Some(stage.ops.kv_pool(&spec)?);
             stage.ops.reserve(&limits)?;
         }
         Ok(())
@@ -210,7 +213,7 @@ impl Decoder {
                 from.ops.read(&from.scratch.x, &mut self.transfer)?;
                 stage.ops.write(&mut stage.scratch.x, batch.tokens.len(), &self.transfer)?;
             }
-            stage.copy_pages(batch)?;
+            stage.move_pages(batch)?;
             stage.ops.begin(&step)?;
             stage.forward(&self.spec, StepKey::new(i, batch), &step)?;
         }
@@ -260,9 +263,9 @@ impl Stage {
     }
 
     /// Copies the pages that the batch wants copied.
-    fn copy_pages(&mut self, batch: &Batch) -> Result<(), OpsError> {
+    fn move_pages(&mut self, batch: &Batch) -> Result<(), OpsError> {
         match &mut self.kv {
-            Some(kv) if !batch.copies.is_empty() => self.ops.copy_pages(kv, &batch.copies),
+            Some(kv) if !batch.moves.is_empty() => self.ops.move_pages(kv, &batch.moves),
             _ => Ok(()),
         }
     }
@@ -418,13 +421,13 @@ mod tests {
     /// Logits after a prompt of four tokens and one more.
     fn run(decoder: &mut Decoder) -> Vec<f32> {
         let groups = [PageGroup { window: None, pages: 1 }];
-        decoder.allocate_kv(&groups, 1, KvDtype::F32).unwrap();
+        decoder.allocate_kv(&groups, 0, 1, KvDtype::F32).unwrap();
         let (mut all, mut logits) = (vec![], vec![]);
         for (tokens, context_len) in [(vec![1, 501, 7, 20], 4), (vec![300], 5)] {
             let rows = tokens.len();
             let span = Span { first_row: 0, rows, context_len, rope_len: 5, pages: vec![vec![0]] };
             let (spans, logit_rows) = (vec![span], vec![rows - 1]);
-            let batch = Batch { tokens, spans, logit_rows, copies: vec![] };
+            let batch = Batch { tokens, spans, logit_rows, moves: vec![] };
             decoder.forward(&batch).unwrap();
             decoder.read_logits(0..1, &mut logits).unwrap();
             all.append(&mut logits);

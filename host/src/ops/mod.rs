@@ -22,8 +22,8 @@ use gpu_kernels::formats::Format;
 
 pub use self::sample::{MAX_BIASES, SampleLimits, SampleRequest, Sampled, Window};
 pub use self::step::{
-    Activation, AttendSpec, AttentionInputs, Batch, Delta, PageCopy, Qkv, RopeLayout, RopeRows,
-    Rotation, Select, Span, Step, StepKey, StepLimits,
+    Activation, AttendSpec, AttentionInputs, Batch, Delta, Qkv, RopeLayout, RopeRows, Rotation,
+    Select, Span, Step, StepKey, StepLimits,
 };
 pub use self::tensor::{
     HeadShape, KvDtype, KvLayer, KvPool, KvSpec, Linear, Norm, Operand, Tensor, Vector, Weight,
@@ -31,6 +31,7 @@ pub use self::tensor::{
 };
 use self::tensor::{KvPages, OTHER_BACKEND, OperandStorage, Storage, VectorStorage, WeightStorage};
 use crate::checkpoint::Bytes;
+use crate::kv::PageMove;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +82,7 @@ pub trait Ops: Send + Sync {
 
     /// Copies pages in all layers of their groups, in order; what was issued before sees the pages
     /// as they were, what is issued afterwards as they are then.
-    fn copy_pages(&self, pool: &mut KvPool, copies: &[PageCopy]) -> Result<(), OpsError>;
+    fn move_pages(&self, pool: &mut KvPool, moves: &[PageMove]) -> Result<(), OpsError>;
 
     /// Makes room for what [`Ops::begin`] takes of steps within `limits`.
     fn reserve(&self, limits: &StepLimits) -> Result<(), OpsError>;

@@ -1,6 +1,7 @@
 //! What a forward step is told: its batch, and how each operation treats it.
 
 use super::{HeadShape, Norm, Tensor};
+use crate::kv::PageMove;
 
 /// One sequence's rows in a batch.
 #[derive(Clone, Debug)]
@@ -27,17 +28,6 @@ impl Span {
     }
 }
 
-/// A page of keys and values that is to become a copy of another, in all layers of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageCopy {
-    /// Index of the [`crate::kv::PageGroup`].
-    pub group: usize,
-    /// The page that is read.
-    pub from: u32,
-    /// The page that is written.
-    pub to: u32,
-}
-
 /// The tokens of one forward step, of one or more sequences.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -48,7 +38,7 @@ pub struct Batch {
     /// Rows whose logits are wanted, strictly ascending.
     pub logit_rows: Vec<usize>,
     /// Pages to copy, in order, before anything is computed.
-    pub copies: Vec<PageCopy>,
+    pub moves: Vec<PageMove>,
 }
 
 /// Cosines and sines of a batch: row `r`, pair `i` at `[r · pairs + i]`, already multiplied with

@@ -223,6 +223,8 @@ pub struct KvSpec {
     pub q_heads: usize,
     /// Of each group the pages, of [`crate::kv::PAGE_SIZE`] tokens.
     pub pages: Vec<usize>,
+    /// Slots on the host for pages of each group ([`crate::kv::Spill`]).
+    pub host_slots: usize,
     /// Element type.
     pub dtype: KvDtype,
 }

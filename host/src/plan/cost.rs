@@ -133,9 +133,15 @@ impl Cost<'_> {
         }
     }
 
+    /// Room for pages that left the pool.
+    pub fn spill(&self, place: Place) -> u64 {
+        if place == Place::Host { self.demand.spill_bytes } else { 0 }
+    }
+
     /// What does not grow with the context.
     fn fixed(&self, place: Place) -> u64 {
-        self.weights(place).saturating_add(self.headroom(place))
+        let beside = self.headroom(place).saturating_add(self.spill(place));
+        self.weights(place).saturating_add(beside)
     }
 
     /// What grows with the context.
@@ -224,7 +230,7 @@ impl Cost<'_> {
             tokens: capacity,
             needed: self.needed(place, capacity, max_seq_len),
             weights: self.weights(place),
-            kv: self.kv(place, capacity, max_seq_len),
+            kv: self.kv(place, capacity, max_seq_len).saturating_add(self.spill(place)),
             activations: self.activations(place, max_seq_len),
             headroom: self.headroom(place),
             free: self.free(place).unwrap_or(u64::MAX),

@@ -56,6 +56,8 @@ pub struct Demand<'a> {
     /// What sequences of so many tokens leave on the host beside the KV cache; must not fall as they
     /// grow.
     pub sequence_bytes: &'a dyn Fn(usize) -> u64,
+    /// Memory of the host for pages that left the pool.
+    pub spill_bytes: u64,
     /// Rows of a prefill step; `None` takes a whole prompt in one.
     pub prefill_chunk: Option<usize>,
     /// Sequences that are computed together, at least one.

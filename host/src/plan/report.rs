@@ -43,6 +43,10 @@ pub(super) fn rows(cost: &Cost, capacity: usize, max_seq_len: usize) -> Vec<Memo
     for &place in cost.places() {
         push(kv.clone(), cost.kv(place, capacity, max_seq_len), place, "host");
     }
+    if cost.spill(Place::Host) > 0 {
+        let what = "KV pages of requests that wait".to_owned();
+        push(what, cost.spill(Place::Host), Place::Host, "host");
+    }
     for &place in cost.places() {
         push(activations.clone(), cost.activations(place, max_seq_len), place, "host");
     }

@@ -27,6 +27,7 @@ fn demand<'a>() -> Demand<'a> {
         },
         host_bytes: &|rows| rows as u64 * 256,
         sequence_bytes: &|_| 0,
+        spill_bytes: 0,
         prefill_chunk: Some(512),
         sequences: 1,
         trained_context: 8192,
@@ -69,6 +70,16 @@ fn layers_with_a_window_keep_little_more_than_it() {
     assert_eq!(with([windowed; 4], Some(97 * 16 + 1)).kv_groups, [group]);
     let several = Demand { sequences: 3, kv_layers: &[windowed; 4], ..demand() };
     assert_eq!(plan(&several).unwrap().kv_groups[0].pages, 3 * 65 + 32);
+}
+
+#[test]
+fn pages_that_left_take_memory_of_the_host() {
+    let asked = Demand { spill_bytes: GIB, ..demand() };
+    let spilled = plan(&asked).unwrap();
+    assert_eq!(spilled.host_bytes(), plan(&demand()).unwrap().host_bytes() + GIB);
+    assert!(spilled.to_string().contains("KV pages of requests that wait"));
+    let tight = Demand { free_bytes: Some(2 * GIB), ..asked };
+    assert!(matches!(plan(&tight), Err(PlanError::OutOfMemory { .. })));
 }
 
 #[test]
@@ -407,6 +418,7 @@ proptest! {
             host_bytes: &cost,
             sequence_bytes: &cost,
             prefill_chunk: chunk,
+            spill_bytes: scale(row_bytes),
             sequences,
             trained_context,
             max_seq_len,

@@ -1,7 +1,7 @@
 //! A sequence and how far it is.
 
 use super::{Limits, SequenceId};
-use crate::kv::{PAGE_SIZE, PagePool, PageTable};
+use crate::kv::{PAGE_SIZE, PagePool, PageTable, Saved};
 
 /// Tokens of a sequence: `[0, table.len())` are computed, the others are to be.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Sequence {
     pub in_flight: usize,
     /// The running sequence that is computing what this one begins with, and how much of it.
     pub leader: Option<(SequenceId, usize)>,
+    /// Its keys and values on the host, while it waits.
+    pub saved: Option<Saved>,
 }
 
 impl Sequence {
@@ -51,6 +53,7 @@ impl Sequence {
             prefilled: false,
             in_flight: 0,
             leader: None,
+            saved: None,
         }
     }
 

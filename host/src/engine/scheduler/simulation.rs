@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::engine::testing::{combine, mix};
+use crate::kv::PagePlace;
 
 /// Xorshift: the same on every machine.
 struct Random(u64);
@@ -123,6 +124,7 @@ impl Simulation {
             mixed_rows: 1 + random.below(30),
             logit_rows: max_running + random.below(5),
             reserve_tokens: 1 + random.below(20),
+            host_slots: if random.one_in(2) { random.below(20) } else { 0 },
             prefix_reuse: ropes < 4 && !random.one_in(8),
             rope_switch: (ropes == 4).then_some(max_seq_len / 2),
             rope_follows_length: ropes == 5,
@@ -225,7 +227,12 @@ impl Simulation {
 
     /// Computes the batch: the states whose logits are wanted.
     fn compute(&mut self) -> Vec<u64> {
-        for &PageCopy { group, from, to } in &self.batch.copies {
+        for &PageMove { group, from, to } in &self.batch.moves {
+            // Slots on the host lie beyond all pages.
+            let [from, to] = [from, to].map(|place| match place {
+                PagePlace::Pool(page) => page,
+                PagePlace::Host(slot) => (1 << 20) + slot,
+            });
             for slot in 0..PAGE_SIZE {
                 match self.cells.get(&(group, from, slot)).copied() {
                     Some(cell) => self.cells.insert((group, to, slot), cell),
@@ -233,7 +240,9 @@ impl Simulation {
                 };
             }
         }
-        self.copied += self.batch.copies.len();
+        let in_pool = |place| matches!(place, PagePlace::Pool(_));
+        let copies = self.batch.moves.iter().filter(|one| in_pool(one.from) && in_pool(one.to));
+        self.copied += copies.count();
         let (mut all, mut row) = (vec![], 0);
         for span in &self.batch.spans {
             assert_eq!(span.first_row, row);
@@ -287,7 +296,7 @@ impl Drop for Seed {
 
 #[test]
 fn every_request_ends_with_the_answer_it_has_alone() {
-    let (mut finished, mut preemptions, mut cached, mut copied) = (0, 0, 0, 0);
+    let (mut finished, mut preemptions, mut cached, mut copied, mut saves) = (0, 0, 0, 0, 0);
     for seed in 0..150 {
         let _seed = Seed(seed);
         let mut simulation = Simulation::new(seed);
@@ -314,9 +323,12 @@ fn every_request_ends_with_the_answer_it_has_alone() {
         preemptions += simulation.scheduler.preemptions;
         cached += simulation.cached;
         copied += simulation.copied;
+        saves += simulation.scheduler.saves;
     }
     let seen = format!(
-        "{finished} ended, {preemptions} preempted, {cached} tokens cached, {copied} pages copied"
+        "{finished} ended, {preemptions} preempted, {saves} of them saved, {cached} tokens cached, \
+         {copied} pages copied"
     );
-    assert!(finished > 2_000 && preemptions > 100 && cached > 1_000 && copied > 100, "{seen}");
+    assert!(finished > 2_000 && preemptions > 100 && cached > 1_000, "{seen}");
+    assert!(copied > 100 && saves > 30, "{seen}");
 }

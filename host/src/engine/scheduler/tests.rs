@@ -1,6 +1,7 @@
 //! Batches by hand.
 
 use super::*;
+use crate::kv::PagePlace;
 
 const LIMITS: Limits = Limits {
     max_seq_len: 60,
@@ -9,6 +10,7 @@ const LIMITS: Limits = Limits {
     mixed_rows: 20,
     logit_rows: 4,
     reserve_tokens: 4,
+    host_slots: 0,
     prefix_reuse: true,
     rope_switch: None,
     rope_follows_length: false,
@@ -220,7 +222,8 @@ fn a_sibling_waits_for_the_pages_it_begins_with() {
     assert_eq!(bench.step(), [(1, 5, 45), (2, 5, 45)]);
     assert_eq!(bench.steps[1].cached, Some(40));
     let [from, to] = [0, 1].map(|span: usize| bench.batch.spans[span].pages[0][2]);
-    assert_eq!(bench.batch.copies, [PageCopy { group: 0, from, to }]);
+    let (from, to) = (PagePlace::Pool(from), PagePlace::Pool(to));
+    assert_eq!(bench.batch.moves, [PageMove { group: 0, from, to }]);
     assert_eq!(bench.batch.spans[0].pages[0][..2], bench.batch.spans[1].pages[0][..2]);
     assert_ne!(bench.batch.spans[0].pages[0][2], bench.batch.spans[1].pages[0][2]);
     // When the one that computes is gone, the others go on by themselves.
@@ -228,7 +231,7 @@ fn a_sibling_waits_for_the_pages_it_begins_with() {
     bench.scheduler.remove(1, Leave::Nothing);
     bench.scheduler.push(2, 7);
     assert_eq!(bench.step(), [(2, 1, 46), (4, 19, 19)]);
-    assert!(bench.batch.copies.is_empty());
+    assert!(bench.batch.moves.is_empty());
     bench.scheduler.generate(5, prompt(4, 45), 99);
     bench.scheduler.push(2, 7);
     bench.scheduler.remove(4, Leave::Nothing);

@@ -9,8 +9,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::zeroed;
-use crate::kv::PAGE_SIZE;
-use crate::ops::{Batch, HeadShape, KvDtype, KvLayer, KvSpec, OpsError, PageCopy, Tensor};
+use crate::kv::{PAGE_SIZE, PageMove, PagePlace};
+use crate::ops::{Batch, HeadShape, KvDtype, KvLayer, KvSpec, OpsError, Tensor};
 
 /// Keys and values of some layers.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct LayerKv {
     pub heads: HeadShape,
     /// Of its pages.
     pub group: usize,
+    /// Pages before the slots of those that left the pool.
+    pages: usize,
     pub k: Elements,
     pub v: Elements,
 }
@@ -52,8 +54,9 @@ impl KvStorage {
             })
         };
         let layer = |&KvLayer { heads, group }: &KvLayer| {
-            let elements = || elements(heads, spec.pages[group]);
-            Ok::<_, OpsError>(LayerKv { heads, group, k: elements()?, v: elements()? })
+            let pages = spec.pages[group];
+            let elements = || elements(heads, pages.saturating_add(spec.host_slots));
+            Ok::<_, OpsError>(LayerKv { heads, group, pages, k: elements()?, v: elements()? })
         };
         Ok(Self { layers: spec.layers.iter().map(layer).collect::<Result<_, _>>()? })
     }
@@ -63,11 +66,14 @@ impl KvStorage {
         &self.layers[layer]
     }
 
-    /// Makes one page of a group a copy of another, in all its layers.
-    pub fn copy(&mut self, copy: PageCopy) {
-        for layer in self.layers.iter_mut().filter(|layer| layer.group == copy.group) {
+    /// Copies a page in all layers of its group.
+    pub fn copy(&mut self, PageMove { group, from, to }: PageMove) {
+        for layer in self.layers.iter_mut().filter(|layer| layer.group == group) {
             let len = PAGE_SIZE * layer.heads.width();
-            let [from, to] = [copy.from, copy.to].map(|page| page as usize * len);
+            let [from, to] = [from, to].map(|place| match place {
+                PagePlace::Pool(page) => page as usize * len,
+                PagePlace::Host(slot) => (layer.pages + slot as usize) * len,
+            });
             layer.k.copy(from..from + len, to);
             layer.v.copy(from..from + len, to);
         }
@@ -87,7 +93,7 @@ impl KvStorage {
 
     /// Stores the rows of a batch, `k` and `v` [rows, heads · head_dim].
     pub fn write(&mut self, layer: usize, k: &Tensor, v: &Tensor, batch: &Batch) {
-        let LayerKv { heads, group, k: keys, v: values } = &mut self.layers[layer];
+        let LayerKv { heads, group, k: keys, v: values, .. } = &mut self.layers[layer];
         let HeadShape { heads, head_dim } = *heads;
         let width = heads * head_dim;
         assert_eq!(k.cols(), width);

@@ -36,10 +36,11 @@ use self::quant::activations::Activations;
 use self::simd::Level;
 use super::{
     Activation, AttendSpec, AttentionInputs, Delta, HeadShape, KvPages, KvPool, KvSpec, Linear,
-    Norm, Operand, OperandStorage, Ops, OpsError, PageCopy, Qkv, RopeLayout, RopeRows, Select,
-    Step, StepLimits, Storage, Tensor, Vector, VectorStorage, Weight, WeightStorage, WeightUse,
+    Norm, Operand, OperandStorage, Ops, OpsError, Qkv, RopeLayout, RopeRows, Select, Step,
+    StepLimits, Storage, Tensor, Vector, VectorStorage, Weight, WeightStorage, WeightUse,
 };
 use crate::checkpoint::Bytes;
+use crate::kv::PageMove;
 
 /// Elements below which an element-wise operation stays on the calling thread: about the time
 /// that waking the others takes.
@@ -166,9 +167,9 @@ impl Ops for CpuOps {
         Ok(KvPool { storage: KvPages::Host(KvStorage::new(spec)?) })
     }
 
-    fn copy_pages(&self, pool: &mut KvPool, copies: &[PageCopy]) -> Result<(), OpsError> {
+    fn move_pages(&self, pool: &mut KvPool, moves: &[PageMove]) -> Result<(), OpsError> {
         let pages = pool.host_pages_mut();
-        copies.iter().for_each(|&copy| pages.copy(copy));
+        moves.iter().for_each(|&one| pages.copy(one));
         Ok(())
     }
 

@@ -426,7 +426,7 @@ fn elementwise_operations() {
 /// Equal layers of one group.
 fn kv_spec(heads: HeadShape, layers: usize, pages: usize, dtype: KvDtype) -> KvSpec {
     let layers = vec![KvLayer { heads, group: 0 }; layers];
-    KvSpec { layers, q_heads: heads.heads, pages: vec![pages], dtype }
+    KvSpec { layers, q_heads: heads.heads, pages: vec![pages], host_slots: 0, dtype }
 }
 
 #[test]

@@ -11,9 +11,9 @@ use gpu_kernels::kernels::operand::{
 use gpu_kernels::kernels::step::KvView;
 
 use super::arena::Piece;
-use crate::cuda::{CudaError, DeviceBuffer, Stream};
-use crate::kv::PAGE_SIZE;
-use crate::ops::{HeadShape, KvDtype, KvLayer, KvSpec, PageCopy, WeightUse};
+use crate::cuda::{CudaError, DeviceBuffer, PinnedBuffer, Stream};
+use crate::kv::{PAGE_SIZE, PageMove, PagePlace};
+use crate::ops::{HeadShape, KvDtype, KvLayer, KvSpec, WeightUse};
 
 /// Rows up to which products read integers or F32, a weight once; beyond, halves by the matrix
 /// instructions.
@@ -242,20 +242,29 @@ pub fn optional(vector: Option<&Arc<DeviceVector>>) -> Global<f32> {
 pub struct DeviceKv {
     pub dtype: KvDtype,
     layers: Vec<(KvLayer, DeviceBuffer, DeviceBuffer)>,
+    /// The slots of each group: of each the keys and values of all its layers.
+    slots: Vec<PinnedBuffer>,
 }
 
 impl DeviceKv {
-    /// The pages of `spec`; `alloc` makes the buffers.
+    /// The pages of `spec`; `alloc` and `alloc_host` make the buffers.
     pub fn new<E>(
         spec: &KvSpec,
         alloc: impl Fn(usize) -> Result<DeviceBuffer, E>,
+        alloc_host: impl Fn(usize) -> Result<PinnedBuffer, E>,
     ) -> Result<Self, E> {
         let layer = |layer: &KvLayer| {
             let bytes = spec.pages[layer.group] * page_bytes(layer.heads, spec.dtype);
             Ok((*layer, alloc(bytes)?, alloc(bytes)?))
         };
         let layers = spec.layers.iter().map(layer).collect::<Result<_, E>>()?;
-        Ok(Self { dtype: spec.dtype, layers })
+        let slot_bytes = |group: usize| -> usize {
+            let own = spec.layers.iter().filter(|layer| layer.group == group);
+            own.map(|layer| 2 * page_bytes(layer.heads, spec.dtype)).sum()
+        };
+        let slots =
+            (0..spec.pages.len()).map(|group| alloc_host(spec.host_slots * slot_bytes(group)));
+        Ok(Self { dtype: spec.dtype, layers, slots: slots.collect::<Result<_, E>>()? })
     }
 
     /// Index of a layer's group of pages.
@@ -263,14 +272,39 @@ impl DeviceKv {
         self.layers[layer].0.group
     }
 
-    /// Makes one page of a group a copy of another, in all its layers.
-    pub fn copy(&self, stream: &Stream, copy: PageCopy) -> Result<(), CudaError> {
-        let of_group = self.layers.iter().filter(|(layer, ..)| layer.group == copy.group);
-        for (layer, k, v) in of_group {
-            let bytes = page_bytes(layer.heads, self.dtype);
-            let [from, to] = [copy.from, copy.to].map(|page| page as usize * bytes);
-            stream.copy(k, from, k, to, bytes)?;
-            stream.copy(v, from, v, to, bytes)?;
+    /// Copies a page in all layers of its group.
+    pub fn copy(&mut self, stream: &Stream, one: PageMove) -> Result<(), CudaError> {
+        let PageMove { group, from, to } = one;
+        let Self { dtype, layers, slots } = self;
+        let own = || layers.iter().filter(|(layer, ..)| layer.group == group);
+        let slot_bytes: usize = own().map(|(l, ..)| 2 * page_bytes(l.heads, *dtype)).sum();
+        let slots = &mut slots[group];
+        // Of a slot: keys and values of the layers before.
+        let mut before = 0;
+        for (layer, k, v) in own() {
+            let bytes = page_bytes(layer.heads, *dtype);
+            for buffer in [k, v] {
+                let at = |page: u32| page as usize * bytes;
+                let slot = |slot: u32| {
+                    let start = slot as usize * slot_bytes + before;
+                    start..start + bytes
+                };
+                match (from, to) {
+                    (PagePlace::Pool(from), PagePlace::Pool(to)) => {
+                        stream.copy(buffer, at(from), buffer, at(to), bytes)?;
+                    }
+                    (PagePlace::Pool(from), PagePlace::Host(to)) => {
+                        stream.download(buffer, at(from), slots, slot(to))?;
+                    }
+                    (PagePlace::Host(from), PagePlace::Pool(to)) => {
+                        stream.upload(slots, slot(from), buffer, at(to))?;
+                    }
+                    (PagePlace::Host(_), PagePlace::Host(_)) => {
+                        panic!("one end of a move is in the pool")
+                    }
+                }
+                before += bytes;
+            }
         }
         Ok(())
     }

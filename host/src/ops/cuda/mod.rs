@@ -43,12 +43,13 @@ use self::step::StepLayout;
 use self::upload::Uploader;
 use super::{
     Activation, AttendSpec, AttentionInputs, Delta, KvPages, KvPool, KvSpec, Linear, Norm,
-    OTHER_BACKEND, Operand, OperandStorage, Ops, OpsError, PageCopy, Qkv, SampleLimits,
-    SampleRequest, Sampled, Select, Step, StepKey, StepLimits, Storage, Tensor, Vector,
-    VectorStorage, Weight, WeightStorage, WeightUse,
+    OTHER_BACKEND, Operand, OperandStorage, Ops, OpsError, Qkv, SampleLimits, SampleRequest,
+    Sampled, Select, Step, StepKey, StepLimits, Storage, Tensor, Vector, VectorStorage, Weight,
+    WeightStorage, WeightUse,
 };
 use crate::checkpoint::Bytes;
 use crate::cuda::{Context, CudaError, DeviceBuffer, GraphExec, PinnedBuffer, Stream};
+use crate::kv::PageMove;
 
 /// Bytes that are read back in one copy: the logits of one row of any vocabulary.
 const READ_BYTES: usize = 2 << 20;
@@ -214,14 +215,14 @@ impl Ops for CudaOps {
     fn kv_pool(&self, spec: &KvSpec) -> Result<KvPool, OpsError> {
         self.forget_recordings();
         let alloc = |bytes| self.context.alloc(bytes);
-        let kv = DeviceKv::new(spec, alloc)?;
+        let kv = DeviceKv::new(spec, alloc, |bytes| self.context.alloc_pinned(bytes))?;
         self.attention.reserve(self, spec, self.capacity.load(Ordering::Relaxed))?;
         Ok(KvPool { storage: KvPages::Cuda(kv) })
     }
 
-    fn copy_pages(&self, pool: &mut KvPool, copies: &[PageCopy]) -> Result<(), OpsError> {
-        let kv = pool.device();
-        Ok(copies.iter().try_for_each(|&copy| kv.copy(&self.stream, copy))?)
+    fn move_pages(&self, pool: &mut KvPool, moves: &[PageMove]) -> Result<(), OpsError> {
+        let KvPages::Cuda(kv) = &mut pool.storage else { panic!("{OTHER_BACKEND}") };
+        Ok(moves.iter().try_for_each(|&one| kv.copy(&self.stream, one))?)
     }
 
     fn reserve(&self, limits: &StepLimits) -> Result<(), OpsError> {

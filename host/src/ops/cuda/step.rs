@@ -149,7 +149,7 @@ mod tests {
             tokens: vec![7, 8, 9],
             spans: vec![span(0, 2, 18, [&[4, 2], &[1, 8]]), span(2, 1, 1, [&[6], &[5]])],
             logit_rows: vec![1, 2],
-            copies: vec![],
+            moves: vec![],
         };
         let rope = |pairs: usize, first: f32| RopeRows {
             pairs,
