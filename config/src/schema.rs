@@ -26,6 +26,9 @@ schema! {
         /// Prompt tokens computed in one step; -1 chooses by device, 0 takes the whole prompt, on a GPU
         /// up to 32768 tokens of it.
         prefill_chunk_size: i32 = -1, in -1..=1048576;
+        /// Prompt tokens, of all prompts together, in a step in which others wait for their next token: fewer
+        /// delay those less, more end prompts sooner. -1 chooses by device, 0 sets no bound of its own.
+        prefill_chunk_decode_cap: i32 = -1, in -1..=1048576;
         /// CPU threads; 0 uses all cores.
         num_cpu_threads: u32 = 0, in 0..=4096;
         /// Record decode steps of layers on a GPU as CUDA graphs: "auto" does, and "always" is an error

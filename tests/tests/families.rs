@@ -38,6 +38,18 @@ fn gguf_exact() {
     }
 }
 
+/// In small chunks the layers with a window keep its pages only.
+#[test]
+fn windows_have_pages_of_their_own() {
+    for family in ["gemma2", "gemma3_text"] {
+        let sets = ["runtime.exact=true", "runtime.prefill_chunk_size=16"];
+        let engine = open(&data(&format!("tiny/{family}")), &sets);
+        let plan = engine.memory_plan();
+        assert_eq!(plan.kv_groups.len(), 2, "{plan}");
+        judge(&format!("{family} in chunks"), &engine, &prompts(family), Mode::Exact);
+    }
+}
+
 /// Newer tools write other key names: `rope_parameters`, `layer_types`.
 #[test]
 fn newer_configurations_exact() {

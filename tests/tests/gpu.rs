@@ -54,6 +54,40 @@ fn families_exact() {
     }
 }
 
+/// Layers with a window keep its pages only, where a prompt is computed in small chunks.
+#[test]
+fn windows_have_pages_of_their_own() {
+    if !gpu("windows_have_pages_of_their_own") {
+        return;
+    }
+    for family in ["gemma2", "gemma3_text"] {
+        let prompts = json(&format!("tiny/{family}/oracle.json"))["prompts"].clone();
+        let sets = ["runtime.exact=true", "runtime.prefill_chunk_size=16"];
+        let engine = open_on(&data(&format!("tiny/{family}")), &sets, -1);
+        let plan = engine.memory_plan();
+        assert_eq!(plan.kv_groups.len(), 2, "{plan}");
+        judge(&format!("{family} in chunks"), &engine, &prompts, Mode::Exact);
+    }
+}
+
+/// Equal prompts at the same time: those after the first take its pages over, and copy the one that is
+/// not full.
+#[test]
+fn siblings_answer_alike() {
+    if !gpu("siblings_answer_alike") {
+        return;
+    }
+    let sets = ["runtime.deterministic=true", "runtime.prefill_chunk_size=100"];
+    for model in ["tiny/qwen3", "tiny/gemma2"] {
+        let prompt: Vec<u32> = (0..43).map(|i| i * 7 % 500).collect();
+        let engine = open_for(&data(model), &sets, -1, 8);
+        let found = greedy_together(&engine, &vec![prompt.clone(); 8], 16);
+        let alone = greedy_together(&open_on(&data(model), &sets, -1), &[prompt], 16);
+        assert!(found.iter().all(|answer| *answer == alone[0]), "{model}");
+        assert!(engine.stats().cached_tokens >= 7 * 42, "{model}: {:?}", engine.stats());
+    }
+}
+
 /// Of the default mode from exact arithmetic, on the reference's prompts: the largest mean KL
 /// divergence that is allowed.
 const DIVERGENCE: f64 = 0.002;

@@ -97,7 +97,7 @@ pub(super) fn load(
         max_seq_len: plan.max_seq_len,
         max_running: sequences,
         batch_rows: plan.max_batch_rows,
-        mixed_rows: if plan.device_layers == num_layers { GPU_MIXED_ROWS } else { MIXED_ROWS },
+        mixed_rows: mixed_rows(config, plan.device_layers == num_layers),
         logit_rows: logit_rows(plan.max_batch_rows, sequences),
         reserve_tokens: config.runtime.admission_decode_tokens as usize,
         host_slots: spill.slots,
@@ -242,6 +242,16 @@ fn prefill_chunk(config: &Config, gpu: bool) -> Result<Option<usize>, EngineErro
             reason: format!("a step on a GPU has at most {GPU_MAX_ROWS} rows"),
         }),
         (Ok(rows), _) => Ok(Some(rows)),
+    }
+}
+
+/// Rows of prompts in a step in which others decode.
+fn mixed_rows(config: &Config, gpu: bool) -> usize {
+    match usize::try_from(config.runtime.prefill_chunk_decode_cap) {
+        Err(_) if gpu => GPU_MIXED_ROWS,
+        Err(_) => MIXED_ROWS,
+        Ok(0) => usize::MAX,
+        Ok(rows) => rows,
     }
 }
 

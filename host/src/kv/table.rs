@@ -184,9 +184,9 @@ impl PageTable {
 
     /// The pages at an index, of groups that hold one there.
     fn held_at(&self, index: usize) -> Pages {
-        self.groups.each_ref().map(|Held { pages, first }| {
-            pages.get(index).copied().filter(|_| index >= *first)
-        })
+        self.groups
+            .each_ref()
+            .map(|Held { pages, first }| pages.get(index).copied().filter(|_| index >= *first))
     }
 
     /// Gives back the pages that no token from here on sees.

@@ -152,3 +152,43 @@ impl Elements {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_move_in_all_layers_of_their_group() {
+        let heads = HeadShape { heads: 2, head_dim: 3 };
+        let layers = [0, 1, 0].map(|group| KvLayer { heads, group }).to_vec();
+        let (dtype, pages) = (KvDtype::F32, vec![3, 2]);
+        let spec = KvSpec { layers, q_heads: 2, pages, host_slots: 2, dtype };
+        let mut kv = KvStorage::new(&spec).unwrap();
+        let len = PAGE_SIZE * heads.width();
+        for layer in &mut kv.layers {
+            for elements in [&mut layer.k, &mut layer.v] {
+                let Elements::F32(values) = elements else { panic!("F32 was asked for") };
+                values.iter_mut().enumerate().for_each(|(i, v)| *v = (i / len) as f32);
+            }
+        }
+        use PagePlace::{Host, Pool};
+        for (from, to) in [
+            (Pool(2), Host(1)),
+            (Pool(0), Pool(2)),
+            (Pool(1), Host(0)),
+            (Host(1), Pool(0)),
+            (Host(0), Pool(2)),
+        ] {
+            kv.copy(PageMove { group: 0, from, to });
+        }
+        // The number that each page of the pool held at first.
+        for (layer, expected) in kv.layers.iter().zip([&[2, 1, 1][..], &[0, 1], &[2, 1, 1]]) {
+            for elements in [&layer.k, &layer.v] {
+                let Elements::F32(values) = elements else { panic!("F32 was asked for") };
+                for (page, &number) in values.chunks(len).zip(expected) {
+                    assert!(page.iter().all(|v| *v == number as f32));
+                }
+            }
+        }
+    }
+}

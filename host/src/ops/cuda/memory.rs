@@ -358,4 +358,70 @@ mod tests {
         assert_eq!(WeightKinds::of(&formats.multiplied), WeightKinds { half: true, ..quantized });
         assert_eq!(formats.embedded, [Format::BF16]);
     }
+
+    /// Of each buffer of keys and values its bytes.
+    fn contents(stream: &Stream, kv: &DeviceKv) -> Vec<Vec<u8>> {
+        let buffers = kv.layers.iter().flat_map(|(_, k, v)| [k, v]);
+        let read = |buffer: &DeviceBuffer| {
+            let mut bytes = vec![0; buffer.len()];
+            stream.read(buffer, 0, &mut bytes).unwrap();
+            bytes
+        };
+        buffers.map(read).collect()
+    }
+
+    /// On a GPU; without one it says that it was skipped.
+    #[test]
+    fn pages_move_in_all_layers_of_their_group() {
+        let driver = match crate::cuda::Driver::load() {
+            Ok(driver) => driver,
+            Err(error) => return println!("pages_move_in_all_layers: skipped, {error}"),
+        };
+        let device = driver.device(0).unwrap().clone();
+        let context = crate::cuda::Context::open(device, driver.version()).unwrap();
+        let stream = context.stream().unwrap();
+        let heads = |heads| HeadShape { heads, head_dim: 8 };
+        let layer = |n, group| KvLayer { heads: heads(n), group };
+        let layers = vec![layer(2, 0), layer(1, 1), layer(3, 0)];
+        let (dtype, pages) = (KvDtype::F16, vec![4, 3]);
+        let spec = KvSpec { layers, q_heads: 2, pages, host_slots: 2, dtype };
+        let host = |bytes| context.alloc_pinned(bytes);
+        let mut kv = DeviceKv::new(&spec, |bytes| context.alloc(bytes), host).unwrap();
+        for (i, buffer) in kv.layers.iter().flat_map(|(_, k, v)| [k, v]).enumerate() {
+            let bytes: Vec<u8> =
+                (0..buffer.len()).map(|at| (at * 7 + at / 256 + i) as u8).collect();
+            stream.write(buffer, 0, &bytes).unwrap();
+        }
+        let mut expected = contents(&stream, &kv);
+        let mut slots = vec![vec![vec![]; 2]; expected.len()];
+        use PagePlace::{Host, Pool};
+        for (group, from, to) in [
+            (0, Pool(3), Host(1)),
+            (1, Pool(2), Host(1)),
+            (0, Pool(1), Pool(3)),
+            (0, Pool(0), Host(0)),
+            (0, Host(1), Pool(0)),
+            (1, Host(1), Pool(0)),
+            (0, Host(0), Pool(2)),
+        ] {
+            kv.copy(&stream, PageMove { group, from, to }).unwrap();
+            for (i, (bytes, slots)) in expected.iter_mut().zip(&mut slots).enumerate() {
+                let KvLayer { heads, group: own } = spec.layers[i / 2];
+                if own != group {
+                    continue;
+                }
+                let len = 16 * heads.width() * 2;
+                let page = |page: u32| page as usize * len..(page as usize + 1) * len;
+                let moved = match from {
+                    Pool(from) => bytes[page(from)].to_vec(),
+                    Host(slot) => slots[slot as usize].clone(),
+                };
+                match to {
+                    Pool(to) => bytes[page(to)].copy_from_slice(&moved),
+                    Host(slot) => slots[slot as usize] = moved,
+                }
+            }
+        }
+        assert!(contents(&stream, &kv) == expected);
+    }
 }
