@@ -21,7 +21,6 @@ mod shape;
 mod step;
 mod upload;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,14 +53,16 @@ use crate::kv::PageMove;
 /// Bytes that are read back in one copy: the logits of one row of any vocabulary.
 const READ_BYTES: usize = 2 << 20;
 
-/// Most recorded steps that are kept: one for each number of sequences that decode together, up to this.
+/// Most recorded steps that are kept, one for each number of sequences that decode together: beyond it
+/// the one goes that was not used for longest.
 const MAX_RECORDINGS: usize = 128;
 
 /// The operations of [`Ops`] on one GPU.
 #[derive(Debug)]
 pub struct CudaOps {
     // Dropped first: recordings refer to the memory of everything below.
-    recordings: Mutex<HashMap<StepKey, GraphExec>>,
+    /// The one used last is the last.
+    recordings: Mutex<Vec<(StepKey, GraphExec)>>,
     stream: Stream,
     uploader: Uploader,
     arena: Arena,
@@ -257,16 +258,19 @@ impl Ops for CudaOps {
             return body();
         }
         let mut recordings = lock(&self.recordings);
-        if let Some(recording) = recordings.get(&key) {
-            return Ok(recording.launch(&self.stream)?);
-        }
-        if recordings.len() == MAX_RECORDINGS {
-            recordings.clear();
-        }
-        let recording = self.stream.capture(body)?.instantiate()?;
-        recording.launch(&self.stream)?;
-        recordings.insert(key, recording);
-        Ok(())
+        let recorded = match recordings.iter().position(|(other, _)| *other == key) {
+            Some(at) => recordings.remove(at),
+            None => {
+                let recording = (key, self.stream.capture(body)?.instantiate()?);
+                if recordings.len() == MAX_RECORDINGS {
+                    recordings.remove(0);
+                }
+                recording
+            }
+        };
+        let launched = recorded.1.launch(&self.stream);
+        recordings.push(recorded);
+        Ok(launched?)
     }
 
     fn embed(
