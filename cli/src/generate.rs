@@ -55,7 +55,7 @@ pub(crate) fn generate(
     };
     while let Some(event) = handle.blocking_recv() {
         match event {
-            Event::Prefilled { cached: found } => cached = found,
+            Event::Prefilled { cached: found, .. } => cached = found,
             Event::Token { id, text: piece, logprob } => {
                 tokens.push(id);
                 logprobs.extend(logprob);

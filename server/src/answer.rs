@@ -179,8 +179,10 @@ impl Answer {
         let run = &mut self.running[index];
         let choice = run.choice;
         match event {
-            Some(Event::Prefilled { cached }) => {
+            Some(Event::Prefilled { cached, began }) => {
                 run.cached_tokens = cached;
+                let waited = began.saturating_duration_since(self.arrived);
+                self.app.metrics.schedule.observe(seconds(waited));
                 self.app.metrics.cached_tokens.inc_by(cached as u64);
                 Ok(None)
             }

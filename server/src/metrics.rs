@@ -20,6 +20,8 @@ pub struct Metrics {
     pub cached_tokens: IntCounter,
     /// Tokens generated.
     pub generated_tokens: IntCounter,
+    /// From the request's arrival to the engine's first step for it.
+    pub schedule: Histogram,
     /// From the request's arrival to its first token.
     pub first_token: Histogram,
     /// From a token of an answer to the next.
@@ -94,6 +96,11 @@ impl Metrics {
                 "Prompt tokens found in the prefix cache.",
             ),
             generated_tokens: counter("imp_generated_tokens_total", "Tokens generated."),
+            schedule: histogram(
+                "imp_time_to_schedule_seconds",
+                "Time from a request's arrival to the step that begins to compute it.",
+                0.000_125,
+            ),
             first_token: histogram(
                 "imp_time_to_first_token_seconds",
                 "Time from a request's arrival to its first token.",
@@ -166,6 +173,7 @@ mod tests {
             "imp_inter_token_seconds_bucket{le=\"0.004\"} 1",
             "imp_inter_token_seconds_count 1",
             "# TYPE imp_time_to_first_token_seconds histogram",
+            "imp_time_to_schedule_seconds_bucket{le=\"0.001\"} 0",
             "imp_kv_pages 9",
             "imp_kv_pages_held 4",
             "imp_steps_total 7",

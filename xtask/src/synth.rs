@@ -13,7 +13,7 @@ use host::checkpoint::{GgufWriter, Value};
 
 use crate::TaskError;
 
-/// Write a GGUF file with a real model's shapes and random weights (no vocabulary).
+/// Write a GGUF file with a real model's shapes and random weights (no vocabulary, unless asked for).
 #[derive(FromArgs)]
 #[argh(subcommand, name = "synth")]
 pub struct Synth {
@@ -29,6 +29,9 @@ pub struct Synth {
     /// seed of the weights (default: 0)
     #[argh(option, default = "0")]
     seed: u64,
+    /// with a vocabulary of made-up words, as a server needs one
+    #[argh(switch)]
+    vocab: bool,
 }
 
 /// Sizes of a published model.
@@ -130,12 +133,31 @@ pub fn run(options: &Synth) -> Result<(), TaskError> {
     in_parallel(&target, |out| write(&file, &tensors, options.seed, out)).map_err(io)
 }
 
-/// The same without a command line.
+/// The file of a model written `shape:format` in `folder`, made if it is not there.
 ///
 /// # Errors
-/// As of [`run`].
-pub fn make(shape: &str, format: &str, out: &Path) -> Result<(), TaskError> {
-    run(&Synth { shape: shape.into(), format: format.into(), out: out.into(), seed: 0 })
+/// As of [`run`]; when it is written otherwise.
+pub fn make(model: &str, vocab: bool, folder: &Path) -> Result<PathBuf, TaskError> {
+    let bad = || TaskError::Other(format!("--synth {model}: expected shape:format"));
+    let (shape, format) = model.split_once(':').ok_or_else(bad)?;
+    let text = if vocab { "-vocab" } else { "" };
+    let path = folder.join(format!("synth-{shape}-{format}{text}.gguf"));
+    if !path.exists() {
+        let start = std::time::Instant::now();
+        // Under another name until it is whole.
+        let out = path.with_extension("part");
+        run(&Synth {
+            shape: shape.into(),
+            format: format.into(),
+            out: out.clone(),
+            seed: 0,
+            vocab,
+        })?;
+        std::fs::rename(&out, &path)
+            .map_err(|source| TaskError::Io { path: path.clone(), source })?;
+        eprintln!("xtask: made {} in {:.1?}", path.display(), start.elapsed());
+    }
+    Ok(path)
 }
 
 fn recipe(name: &str) -> Result<Recipe, TaskError> {
@@ -306,7 +328,27 @@ fn keys(s: &Shape, options: &Synth, file: &mut GgufWriter) {
     ] {
         file.key(format!("{a}.{name}"), value);
     }
-    file.key("tokenizer.ggml.model", Value::string("no_vocab"));
+    if options.vocab {
+        words(s.vocab_size, file);
+    } else {
+        file.key("tokenizer.ggml.model", Value::string("no_vocab"));
+    }
+}
+
+/// A vocabulary in which each token is a word, so that each has text to show by itself.
+fn words(vocab_size: usize, file: &mut GgufWriter) {
+    const UNKNOWN: i32 = 2;
+    const NORMAL: i32 = 1;
+    let word = |id| if id == 0 { "<unk>".to_owned() } else { format!("\u{2581}w{id}") };
+    let kind = |id| if id == 0 { UNKNOWN } else { NORMAL };
+    let tokens: Vec<String> = (0..vocab_size).map(word).collect();
+    let kinds: Vec<i32> = (0..vocab_size).map(kind).collect();
+    file.key("tokenizer.ggml.model", Value::string("llama"));
+    file.key("tokenizer.ggml.tokens", Value::strings(&tokens));
+    file.key("tokenizer.ggml.token_type", Value::i32s(&kinds));
+    file.key("tokenizer.ggml.scores", Value::f32s(&vec![0.0; vocab_size]));
+    file.key("tokenizer.ggml.unknown_token_id", Value::U32(0));
+    file.key("tokenizer.ggml.add_bos_token", Value::Bool(false));
 }
 
 /// Weights in a pool; every tensor repeats it from a place of its own.
@@ -374,11 +416,27 @@ mod tests {
         tied: false,
     };
 
+    fn synth(seed: u64) -> Synth {
+        let (shape, format, out) = (String::new(), String::new(), PathBuf::new());
+        Synth { shape, format, out, seed, vocab: false }
+    }
+
+    #[test]
+    fn each_word_of_a_vocabulary_is_shown_by_itself() {
+        let options = Synth { format: "Q8_0".into(), vocab: true, ..synth(1) };
+        let (file, tensors) = plan(&TINY, recipe("Q8_0").unwrap(), &options).unwrap();
+        let mut bytes = vec![];
+        write(&file, &tensors, options.seed, &mut bytes).unwrap();
+        let checkpoint = Checkpoint::from_gguf(Path::new("words"), Bytes::owned(bytes)).unwrap();
+        let tokenizer = host::text::Tokenizer::from_checkpoint(&checkpoint).unwrap().unwrap();
+        assert_eq!(tokenizer.vocab_size(), 64);
+        assert_eq!(tokenizer.decode(&[5, 63, 7], false), "w5 w63 w7");
+    }
+
     #[test]
     fn every_format_makes_a_checkpoint_of_a_known_architecture() {
         for format in Format::ALL.iter().map(|f| f.name()).chain(["Q4_K_M"]) {
-            let options =
-                Synth { shape: "tiny".into(), format: format.into(), out: PathBuf::new(), seed: 1 };
+            let options = Synth { shape: "tiny".into(), format: format.into(), ..synth(1) };
             let (file, tensors) = plan(&TINY, recipe(format).unwrap(), &options).unwrap();
             let mut bytes = vec![];
             write(&file, &tensors, options.seed, &mut bytes).unwrap();
@@ -409,8 +467,7 @@ mod tests {
     #[test]
     fn unknown_formats_and_rows_that_are_not_whole_blocks_are_refused() {
         assert!(recipe("Q9_9").err().unwrap().to_string().contains("Q4_K_M"));
-        let options =
-            Synth { shape: String::new(), format: String::new(), out: PathBuf::new(), seed: 0 };
+        let options = synth(0);
         let narrow = Shape { hidden_size: 96, ..TINY };
         assert!(plan(&narrow, recipe("Q4_K").unwrap(), &options).is_err());
     }

@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crate::constrain::{Constraint, ConstraintError, ThinkBudget};
 use crate::plan::MemoryPlan;
@@ -113,6 +114,8 @@ pub enum Event {
     Prefilled {
         /// Tokens found in the prefix cache.
         cached: usize,
+        /// When the step with the first of the others began.
+        began: Instant,
     },
     /// A token was chosen; an end-of-generation token is one, without text.
     Token {

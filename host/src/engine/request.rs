@@ -117,8 +117,10 @@ impl Generation {
 
     /// After the step that computed the last of the prompt. `Some` when nothing is to follow.
     pub fn prefilled(&mut self, now: Instant) -> Option<FinishReason> {
+        let began = self.began.unwrap_or(now);
         self.timings.prompt_ms = self.lap(now);
-        self.send(Event::Prefilled { cached: self.prompt_len - self.timings.prompt_tokens });
+        let cached = self.prompt_len - self.timings.prompt_tokens;
+        self.send(Event::Prefilled { cached, began });
         (self.max_tokens == 0).then_some(FinishReason::Length)
     }
 

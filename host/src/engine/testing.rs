@@ -368,7 +368,7 @@ fn read_events(mut handle: RequestHandle) -> Answer {
     let (mut cached, mut tokens, mut text, mut logprobs) = (None, vec![], String::new(), vec![]);
     loop {
         let end = match handle.blocking_recv().expect("events end with Done or Failed") {
-            Event::Prefilled { cached: found } => {
+            Event::Prefilled { cached: found, .. } => {
                 assert!(cached.is_none() && tokens.is_empty());
                 cached = Some(found);
                 continue;

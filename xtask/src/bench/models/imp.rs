@@ -38,17 +38,8 @@ impl Imp {
     /// # Errors
     /// When it is not there.
     pub fn new(program: Option<PathBuf>) -> Result<Self, TaskError> {
-        let beside = || {
-            let this = std::env::current_exe().ok()?;
-            Some(this.with_file_name("imp-cli"))
-        };
-        let program = program.or_else(beside).unwrap_or_else(|| "imp-cli".into());
-        if program.exists() {
-            return Ok(Self { program });
-        }
-        let path = program.display();
-        let hint = "name it with --imp, or build it: cargo build --release -p cli";
-        Err(TaskError::Other(format!("{path} is not there; {hint}")))
+        let program = crate::bench::program(program, "imp-cli", "--imp", "cli")?;
+        Ok(Self { program })
     }
 
     /// Speeds with prompts of these lengths, and of generating `generate` tokens.

@@ -19,8 +19,8 @@ use self::weight::ModelWeight;
 use super::bed::Bed;
 use super::ceilings::Ceilings;
 use super::plot::{Bar, Group, plot};
-use super::save;
 use super::table::Table;
+use super::{List, list, save};
 use crate::{TaskError, synth};
 
 /// Measure whole models, beside llama.cpp if it is there.
@@ -63,15 +63,6 @@ pub struct Models {
     /// folder for models.md, models.json and models.svg
     #[argh(option)]
     out: Option<PathBuf>,
-}
-
-/// Numbers with commas between them.
-#[derive(Clone, Debug, PartialEq)]
-struct List(Vec<usize>);
-
-fn list(text: &str) -> Result<List, String> {
-    let number = |part: &str| part.trim().parse().map_err(|e| format!("{part}: {e}"));
-    text.split(',').map(number).collect::<Result<_, _>>().map(List)
 }
 
 /// A test: tokens of a prompt, or tokens generated from nothing.
@@ -212,23 +203,7 @@ pub fn run(options: &Models) -> Result<(), TaskError> {
 /// The models of `--synth`, made where they are missing.
 fn made(options: &Models) -> Result<Vec<PathBuf>, TaskError> {
     let Some(list) = &options.synth else { return Ok(vec![]) };
-    let mut files = vec![];
-    for item in list.split(',').map(str::trim) {
-        let bad = || TaskError::Other(format!("--synth {item}: expected shape:format"));
-        let (shape, format) = item.split_once(':').ok_or_else(bad)?;
-        let path = options.dir.join(format!("synth-{shape}-{format}.gguf"));
-        if !path.exists() {
-            let start = std::time::Instant::now();
-            // Under another name until it is whole.
-            let partial = path.with_extension("part");
-            synth::make(shape, format, &partial)?;
-            std::fs::rename(&partial, &path)
-                .map_err(|source| TaskError::Io { path: path.clone(), source })?;
-            eprintln!("xtask: made {} in {:.1?}", path.display(), start.elapsed());
-        }
-        files.push(path);
-    }
-    Ok(files)
+    list.split(',').map(|item| synth::make(item.trim(), false, &options.dir)).collect()
 }
 
 /// All phases of a model, the programs in turn.
@@ -346,10 +321,5 @@ mod tests {
         assert_eq!(found.json()["ratio"], 1.3);
         let groups = groups(&[Found { peer: None, ..found.clone() }, found]);
         assert!(groups[0].peer.is_none() && groups[1].imp.value == 1.3);
-    }
-    #[test]
-    fn lists_have_commas() {
-        assert_eq!(list("1, 8"), Ok(List(vec![1, 8])));
-        assert!(list("1,x").is_err());
     }
 }
