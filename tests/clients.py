@@ -126,6 +126,25 @@ class Clients(unittest.TestCase):
         with self.assertRaises(openai.AuthenticationError):
             openai.OpenAI(base_url=self.url + "/v1", api_key="wrong", max_retries=0).models.list()
 
+    def test_embeddings(self):
+        texts = ["What is the capital of France?", "The capital of France", "A recipe with onions"]
+        # without a format the client asks for base64, and decodes it
+        coded = self.openai.embeddings.create(model="imp", input=texts)
+        plain = self.openai.embeddings.create(model="imp", input=texts, encoding_format="float")
+        vectors = [item.embedding for item in plain.data]
+        self.assertEqual([item.index for item in coded.data], [0, 1, 2])
+        for item, vector in zip(coded.data, vectors):
+            self.assertEqual(len(item.embedding), len(vector))
+            self.assertTrue(all(abs(a - b) < 1e-7 for a, b in zip(item.embedding, vector)))
+            self.assertAlmostEqual(sum(v * v for v in vector), 1, places=5)
+        self.assertGreater(coded.usage.prompt_tokens, 10)
+        self.assertEqual(coded.usage.total_tokens, coded.usage.prompt_tokens)
+        alone = self.openai.embeddings.create(model="imp", input=texts[1], dimensions=len(vectors[1]))
+        self.assertTrue(all(abs(a - b) < 1e-6 for a, b in zip(alone.data[0].embedding, vectors[1])))
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.openai.embeddings.create(model="imp", input=texts, dimensions=7)
+        self.assertEqual(caught.exception.param, "dimensions")
+
     def test_responses(self):
         whole = self.openai.responses.create(
             model="imp", input="What is the capital of France?", instructions="Be brief.",

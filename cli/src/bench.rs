@@ -255,6 +255,7 @@ mod tests {
             vocab_size: 49152,
             num_layers: 30,
             hidden_size: 576,
+            pooling: host::engine::Pooling::Last,
             max_seq_len: 640,
             device: "CPU (2 threads, AVX2)".to_owned(),
         }

@@ -377,10 +377,11 @@ impl Drop for CancelOnDrop {
 }
 
 /// Counts an answer as running while it lives.
-struct Running(Arc<Metrics>);
+pub struct Running(Arc<Metrics>);
 
 impl Running {
-    fn new(metrics: &Arc<Metrics>) -> Self {
+    /// One more.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
         metrics.running.inc();
         Self(metrics.clone())
     }

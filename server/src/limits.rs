@@ -30,6 +30,10 @@ pub const ENGINE_QUEUE: usize = 64;
 pub const CHOICES: u64 = 16;
 /// Prompts in one request of `/v1/completions`.
 pub const PROMPTS: usize = 256;
+/// Texts in one request of `/v1/embeddings`, as OpenAI bounds them.
+pub const EMBEDDINGS: usize = 2048;
+/// Numbers of all vectors in one answer: texts, times the size of a vector.
+pub const EMBEDDED_NUMBERS: usize = 4 << 20;
 /// `top_logprobs`, as the APIs bound it; also `logprobs` of `/v1/completions`.
 pub const TOP_LOGPROBS: u64 = 20;
 /// Log-probabilities of prompts in one answer: tokens, times those told of each, times `n`.

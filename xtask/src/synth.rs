@@ -430,8 +430,7 @@ mod tests {
         let checkpoint = Checkpoint::from_gguf(Path::new("words"), Bytes::owned(bytes)).unwrap();
         let tokenizer = host::text::Tokenizer::from_checkpoint(&checkpoint).unwrap().unwrap();
         assert_eq!(tokenizer.vocab_size(), 64);
-        assert_eq!(tokenizer.decode(&[5, 63, 7], false), " w5 w63 w7");
-        assert_eq!(tokenizer.encode("w5 w63", false, false).unwrap(), [5, 63]);
+        assert_eq!(tokenizer.decode(&[5, 63, 7], false), "w5 w63 w7");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::embed::Embedding;
 use super::handle::Canceller;
 use super::request::Generation;
 use super::{EngineError, EngineStats, RequestError, Visit};
@@ -15,6 +16,8 @@ pub(super) enum Command {
     Generate { prompt: Vec<u32>, generation: Box<Generation> },
     /// Give the logits of known tokens.
     Evaluate { tokens: Vec<u32>, first: usize, evaluation: Evaluation },
+    /// Make a vector of tokens, of their hidden states from position `first` on.
+    Embed { tokens: Vec<u32>, first: usize, embedding: Embedding },
     /// Wake up and see that [`Shared::stopping`] is set.
     Stop,
 }

@@ -224,6 +224,14 @@ pub enum SubmitError {
         /// Tokens there are.
         tokens: usize,
     },
+    /// The model's files name a pooling that makes no vector of a text.
+    #[error(
+        "the model gives no embeddings here: its pooling is {pooling:?}, and mean, cls and last are known"
+    )]
+    NoEmbeddings {
+        /// Its name.
+        pooling: &'static str,
+    },
     /// As many requests are in progress as may be.
     #[error("the engine is busy: {limit} requests are in progress; try again later")]
     Busy {
@@ -241,6 +249,7 @@ impl SubmitError {
         match self {
             Self::Busy { .. } => ErrorKind::Internal,
             Self::Unhealthy(error) => error.kind(),
+            Self::NoEmbeddings { .. } => ErrorKind::Unsupported,
             _ => ErrorKind::InvalidArgument,
         }
     }

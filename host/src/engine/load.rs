@@ -9,7 +9,9 @@ use config::{Config, KvDtype as KvSetting, Toggle};
 use super::model::{MappedDecoder, OwnVocabulary, Vocabulary};
 use super::placement::{self, Gpu};
 use super::spill;
-use super::{Engine, EngineError, EngineOptions, LoadProgress, MAX_CONCURRENT, ModelInfo, Parts};
+use super::{
+    Engine, EngineError, EngineOptions, LoadProgress, MAX_CONCURRENT, ModelInfo, Parts, Pooling,
+};
 use crate::checkpoint::{Checkpoint, Metadata};
 use crate::engine::scheduler::Limits;
 use crate::kv::{MAX_GROUPS, pages_for};
@@ -108,8 +110,9 @@ pub(super) fn load(
             .iter()
             .any(|rope| rope.depends_on_length() && rope.switches_at().is_none()),
     };
+    let pooling = Pooling::of(&checkpoint)?;
     let device = placements.iter().map(|p| p.ops.name()).collect::<Vec<_>>().join(" and ");
-    let info = describe(&checkpoint, family.name, &spec, &plan, device);
+    let info = describe(&checkpoint, family.name, &spec, &plan, pooling, device);
     let batch = BatchLimits { rows: limits.batch_rows, logit_rows: limits.logit_rows, sequences };
     let mut decoder = Decoder::load(&checkpoint, family.name, spec, &placements, batch, progress)?;
     let sequence_pages = pages_for(plan.max_seq_len);
@@ -401,6 +404,7 @@ fn describe(
     architecture: &str,
     spec: &DecoderSpec,
     plan: &MemoryPlan,
+    pooling: Pooling,
     device: String,
 ) -> ModelInfo {
     let (tensors, parameters) = (checkpoint.tensors(), parameters(checkpoint));
@@ -415,6 +419,7 @@ fn describe(
         vocab_size: spec.vocab_size,
         num_layers: spec.layers.len(),
         hidden_size: spec.hidden_size,
+        pooling,
         max_seq_len: plan.max_seq_len,
         device,
     }

@@ -10,6 +10,7 @@
 //! | `load` | opens a model: files, tokenizer, template, plan, backend, weights |
 //! | `scheduler` | which tokens are computed next, in which pages; knows no thread, clock or device |
 //! | `request` | one answer: its sampler, text, stop strings and limits |
+//! | `embed` | one vector of a text: how it is pooled, and who waits for it |
 //! | `step` | the thread's loop, and how every way out of it ends every request |
 //! | `handle` | the receiving end; dropping it cancels |
 //!
@@ -18,6 +19,7 @@
 //! knows HTTP, files of other models, or which device computes.
 
 mod command;
+mod embed;
 mod error;
 mod handle;
 mod load;
@@ -42,6 +44,8 @@ use crate::plan::MemoryPlan;
 use crate::sampling::SamplingParams;
 use crate::text::{ChatTemplate, Tokenizer};
 use command::{Command, Evaluation, Shared};
+use embed::Embedding;
+pub use embed::{EmbeddingHandle, Pooling};
 pub use error::{EngineError, ErrorKind, SubmitError};
 pub use handle::{Canceller, RequestHandle};
 use model::{Model, Vocabulary};
@@ -231,6 +235,8 @@ pub struct ModelInfo {
     pub num_layers: usize,
     /// Width of the hidden state.
     pub hidden_size: usize,
+    /// How the hidden states of a text become one vector.
+    pub pooling: Pooling,
     /// Most tokens a sequence may have here.
     pub max_seq_len: usize,
     /// Where it computes, from [`crate::ops::Ops::name`].
@@ -398,6 +404,31 @@ impl Engine {
         let evaluation = Evaluation { visit, canceller, reply, slot: self.slot()? };
         self.send(Command::Evaluate { tokens, first, evaluation })?;
         answer.recv().unwrap_or_else(|_| Err(self.ended().into()))
+    }
+
+    /// Checks the tokens of a text, as [`Engine::embed`] does.
+    ///
+    /// # Errors
+    /// What is wrong with them; `NoEmbeddings` where the model gives none.
+    pub fn check_embedding(&self, tokens: &[u32]) -> Result<(), SubmitError> {
+        match self.info.pooling {
+            Pooling::Other(pooling) => Err(SubmitError::NoEmbeddings { pooling }),
+            _ => self.check_prompt(tokens),
+        }
+    }
+
+    /// Queues the computation of a text's vector: its hidden states, pooled as [`ModelInfo::pooling`]
+    /// says, of length 1.
+    ///
+    /// # Errors
+    /// As of [`Engine::check_embedding`]; `Busy` when the queue is full; `Unhealthy` after a fault.
+    pub fn embed(&self, mut tokens: Vec<u32>) -> Result<EmbeddingHandle, SubmitError> {
+        self.check_embedding(&tokens)?;
+        let (first, computed) = self.info.pooling.wanted(tokens.len());
+        tokens.truncate(computed);
+        let (embedding, handle) = Embedding::new(self.info.hidden_size, self.slot()?);
+        self.send(Command::Embed { tokens, first, embedding })?;
+        Ok(handle)
     }
 
     /// Starts the thread of a loaded model.

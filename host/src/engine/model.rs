@@ -14,6 +14,9 @@ pub(super) trait Model: Send {
     fn forward(&mut self, batch: &Batch) -> Result<(), OpsError>;
     /// Some rows of the last batch's logits: `out` becomes [rows, vocab_size].
     fn read_logits(&mut self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError>;
+    /// Hidden states of some rows of the last batch whose logits were wanted: `out` becomes
+    /// [rows, hidden_size].
+    fn read_hidden(&mut self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<(), OpsError>;
     /// Whether [`Model::sample`] may be called.
     fn samples(&self) -> bool {
         false
@@ -102,6 +105,9 @@ impl Model for MappedDecoder {
     }
     fn read_logits(&mut self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError> {
         self.decoder.read_logits(rows, out)
+    }
+    fn read_hidden(&mut self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<(), OpsError> {
+        self.decoder.read_hidden(rows, out)
     }
     fn samples(&self) -> bool {
         self.decoder.samples()

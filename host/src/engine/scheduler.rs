@@ -142,6 +142,13 @@ impl Scheduler {
         self.queue(Sequence { isolated: true, ..Sequence::new(id, tokens, 0, first) });
     }
 
+    /// Queues the computation of positions from `first` on, whose hidden states are wanted. If it is
+    /// the last alone, those before may be in the cache.
+    pub fn embed(&mut self, id: SequenceId, tokens: Vec<u32>, first: usize) {
+        let isolated = first + 1 < tokens.len();
+        self.queue(Sequence { isolated, ..Sequence::new(id, tokens, 0, first) });
+    }
+
     fn queue(&mut self, sequence: Sequence) {
         assert!(!sequence.tokens.is_empty());
         assert!(sequence.tokens.len() <= self.limits.max_seq_len);

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::time::Instant;
 
 use super::command::{Command, Evaluation, Shared};
+use super::embed::Embedding;
 use super::model::Model;
 use super::request::{Generation, Next, is_distribution};
 use super::scheduler::{Leave, Scheduler, SequenceId, Step};
@@ -29,6 +30,8 @@ pub(super) struct Worker {
     steps: Vec<Step>,
     /// Logits of one of them.
     logits: Vec<f32>,
+    /// Hidden states of one of them.
+    hidden: Vec<f64>,
     /// Whether the model chooses tokens where it can.
     samples: bool,
     /// What the model chose, for each row of logits; `NeedsHost` where it did not.
@@ -39,6 +42,7 @@ pub(super) struct Worker {
 enum Job {
     Generate(Box<Generation>),
     Evaluate(Evaluation),
+    Embed(Embedding),
 }
 
 /// The engine is to end, and nobody failed.
@@ -64,6 +68,7 @@ impl Worker {
             batch: Batch::default(),
             steps: vec![],
             logits: vec![],
+            hidden: vec![],
             sampled: vec![],
         }
     }
@@ -129,6 +134,10 @@ impl Worker {
             Command::Evaluate { tokens, first, evaluation } => {
                 self.scheduler.evaluate(id, tokens, first);
                 Job::Evaluate(evaluation)
+            }
+            Command::Embed { tokens, first, embedding } => {
+                self.scheduler.embed(id, tokens, first);
+                Job::Embed(embedding)
             }
             Command::Stop => return,
         };
@@ -237,12 +246,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Reads the logits that a step's job has to see.
+    /// Reads the logits, or the hidden states, that a step's job has to see.
     fn read(&mut self, step: &Step) -> Result<(), OpsError> {
         self.logits.clear();
+        self.hidden.clear();
         let chosen = self.sampled[step.logits.clone()].iter().all(|s| *s != Sampled::NeedsHost);
-        if chosen || !self.jobs.contains_key(&step.id) {
-            return Ok(());
+        let Some(job) = self.jobs.get(&step.id).filter(|_| !chosen) else { return Ok(()) };
+        if let Job::Embed(_) = job {
+            // The rows of a sequence follow each other.
+            let first = self.batch.logit_rows[step.logits.start];
+            return self.model.read_hidden(first..first + step.logits.len(), &mut self.hidden);
         }
         self.model.read_logits(step.logits.clone(), &mut self.logits)?;
         assert_eq!(self.logits.len(), step.logits.len() * self.vocab_size);
@@ -272,6 +285,11 @@ impl Worker {
                     Ok(()) => return,
                 }
             }
+            Some(Job::Embed(embedding)) => match embedding.see(step.first_logits, &self.hidden) {
+                Err(error) => Next::Failed(error),
+                Ok(()) if step.ends_tokens => Next::Done(FinishReason::Length),
+                Ok(()) => return,
+            },
             None => return,
         };
         match outcome {
@@ -281,6 +299,7 @@ impl Worker {
                 match self.jobs.remove(&step.id) {
                     Some(Job::Generate(generation)) => generation.done(reason, Instant::now()),
                     Some(Job::Evaluate(evaluation)) => evaluation.end(Ok(())),
+                    Some(Job::Embed(embedding)) => embedding.end(Ok(())),
                     None => {}
                 }
             }
@@ -305,6 +324,7 @@ impl Job {
         match self {
             Job::Generate(generation) => generation.is_cancelled(),
             Job::Evaluate(evaluation) => evaluation.canceller.is_cancelled(),
+            Job::Embed(embedding) => embedding.is_cancelled(),
         }
     }
 
@@ -315,10 +335,17 @@ impl Job {
             (Job::Generate(generation), None) => {
                 generation.done(FinishReason::Cancelled, Instant::now());
             }
-            (Job::Evaluate(evaluation), error) => evaluation.end(Err(error
-                .unwrap_or_else(|| RequestError::EngineEnded("it is being shut down".to_owned())))),
+            (Job::Evaluate(evaluation), error) => {
+                evaluation.end(Err(error.unwrap_or_else(stopped)))
+            }
+            (Job::Embed(embedding), error) => embedding.end(Err(error.unwrap_or_else(stopped))),
         }
     }
+}
+
+/// What ends a request that could still be answered.
+fn stopped() -> RequestError {
+    RequestError::EngineEnded("it is being shut down".to_owned())
 }
 
 impl Evaluation {

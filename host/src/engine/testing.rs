@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::model::{Model, TextStream, Vocabulary};
 use super::scheduler::Limits;
-use super::{Engine, Event, FinishReason, ModelInfo, Parts, Request, RequestHandle, Timings};
+use super::{
+    Engine, Event, FinishReason, ModelInfo, Parts, Pooling, Request, RequestHandle, Timings,
+};
 use crate::kv::{PAGE_SIZE, PagePlace, pages_for};
 use crate::ops::cuda::Emulated;
 use crate::ops::{Batch, HeadShape, KvDtype, OpsError, SampleLimits, SampleRequest, Sampled};
@@ -18,6 +20,8 @@ use crate::plan::{ActivationBytes, Demand, LayerKv, WeightBytes, plan};
 use crate::sampling::SamplingParams;
 
 pub(super) const VOCAB_SIZE: usize = 32;
+/// Width of the hidden states.
+pub(super) const HIDDEN_SIZE: usize = 3;
 /// Ends an answer.
 pub(super) const END: u32 = 30;
 /// Has text that only the next token, or the end, brings out.
@@ -57,6 +61,7 @@ pub(super) struct Setup {
     pub gated: bool,
     pub has_text: bool,
     pub samples: Samples,
+    pub pooling: Pooling,
 }
 
 impl Default for Setup {
@@ -81,6 +86,7 @@ impl Default for Setup {
             gated: false,
             has_text: true,
             samples: Samples::Host,
+            pooling: Pooling::Last,
         }
     }
 }
@@ -116,6 +122,7 @@ impl Setup {
             damaged: damaged.clone(),
             reads: reads.clone(),
             logits: vec![],
+            hidden: HashMap::new(),
             samples: self.samples,
             kernels: Emulated::new(&sizes),
             choices: 0,
@@ -128,7 +135,8 @@ impl Setup {
             weight_bytes: 0,
             vocab_size: VOCAB_SIZE,
             num_layers: 1,
-            hidden_size: 1,
+            hidden_size: HIDDEN_SIZE,
+            pooling: self.pooling,
             max_seq_len: limits.max_seq_len,
             device: "none".to_owned(),
         };
@@ -171,6 +179,8 @@ struct FakeModel {
     reads: Arc<AtomicUsize>,
     /// Of the last batch.
     logits: Vec<f32>,
+    /// The same of the rows that have logits, by row.
+    hidden: HashMap<usize, Vec<f64>>,
     samples: Samples,
     kernels: Emulated,
     choices: usize,
@@ -202,6 +212,7 @@ impl Model for FakeModel {
         }
         let logits = &mut self.logits;
         logits.clear();
+        self.hidden.clear();
         for span in &batch.spans {
             assert!(span.context_len <= self.limits.max_seq_len);
             assert!(span.rope_len >= span.context_len);
@@ -216,6 +227,7 @@ impl Model for FakeModel {
                     let state =
                         (0..=position).fold(0, |state, p| combine(state, self.cells[&cell(p)]));
                     logits.extend(row(state, self.next.map(|next| next(position))));
+                    self.hidden.insert(span.first_row + i, hidden(state));
                 }
             }
         }
@@ -225,6 +237,7 @@ impl Model for FakeModel {
                 if let Some(last) = logits.last_mut() {
                     *last = value;
                 }
+                self.hidden.values_mut().for_each(|hidden| hidden[0] = f64::from(value));
             }
             Act::Panic => panic!("the fake model was told to panic"),
             Act::DeviceError => return Err(OpsError::Device("it burns".to_owned())),
@@ -236,6 +249,12 @@ impl Model for FakeModel {
         self.reads.fetch_add(1, Ordering::SeqCst);
         out.clear();
         out.extend_from_slice(&self.logits[rows.start * VOCAB_SIZE..rows.end * VOCAB_SIZE]);
+        Ok(())
+    }
+
+    fn read_hidden(&mut self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<(), OpsError> {
+        out.clear();
+        rows.for_each(|row| out.extend(&self.hidden[&row]));
         Ok(())
     }
 
@@ -274,6 +293,20 @@ fn row(state: u64, next: Option<u32>) -> Vec<f32> {
     let random = |token: u32| (mix(state, token) >> 40) as f32 / (1u64 << 24) as f32 * 4.0;
     let favour = |token| if next == Some(token) { 10.0 } else { 0.0 };
     (0..VOCAB_SIZE as u32).map(|token| random(token) + favour(token)).collect()
+}
+
+fn hidden(state: u64) -> Vec<f64> {
+    (0..HIDDEN_SIZE).map(|i| (mix(state, 100 + i as u32) >> 32) as f64 - 2e9).collect()
+}
+
+/// The hidden state of each token, from the tokens alone.
+pub(super) fn reference_hidden(tokens: &[u32]) -> Vec<Vec<f64>> {
+    let mut state = 0;
+    let states = tokens.iter().enumerate().map(|(position, &token)| {
+        state = combine(state, mix(position as u64, token));
+        hidden(state)
+    });
+    states.collect()
 }
 
 /// The logits after each token, from the tokens alone: what any run must give.

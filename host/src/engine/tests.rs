@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use super::testing::{
-    Act, END, LATE, Samples, Setup, VOCAB_SIZE, read, reference_answer, reference_logits, request,
-    text_of,
+    Act, END, LATE, Samples, Setup, VOCAB_SIZE, read, reference_answer, reference_hidden,
+    reference_logits, request, text_of,
 };
 use super::*;
 use crate::kv::PAGE_SIZE;
@@ -696,4 +696,103 @@ fn a_thousand_disconnects_leave_nothing_behind() {
     assert_eq!(clients, 4, "a client failed");
     bench.wait_until_idle();
     assert_eq!(bench.engine.health(), Health::Ready);
+}
+
+/// Of length 1, in the direction of the sum.
+fn direction(hidden: &[Vec<f64>]) -> Vec<f64> {
+    let sum = |i: usize| hidden.iter().map(|row| row[i]).sum::<f64>();
+    let sums: Vec<f64> = (0..hidden[0].len()).map(sum).collect();
+    let length = sums.iter().map(|v| v * v).sum::<f64>().sqrt();
+    sums.iter().map(|v| v / length).collect()
+}
+
+fn assert_is(vector: &[f32], expected: &[f64], what: &str) {
+    assert_eq!(vector.len(), expected.len(), "{what}");
+    let close = |(v, e): (&f32, &f64)| (f64::from(*v) - e).abs() < 1e-6;
+    assert!(vector.iter().zip(expected).all(close), "{what}: {vector:?}, expected {expected:?}");
+}
+
+#[test]
+fn embeddings_are_pooled_as_the_model_says_at_any_chunk_boundary() {
+    for pooling in [Pooling::Mean, Pooling::First, Pooling::Last] {
+        let bench = Setup { pooling, ..Setup::default() }.start();
+        for len in [1, 6, 7, 8, 20, 21, 75, 200] {
+            let tokens = prompt(len as u32, len);
+            let hidden = reference_hidden(&tokens);
+            let pooled = match pooling {
+                Pooling::Mean => &hidden[..],
+                Pooling::First => &hidden[..1],
+                _ => &hidden[len - 1..],
+            };
+            // The second time what the first one computed is known.
+            for _ in 0..2 {
+                let vector = bench.engine.embed(tokens.clone()).unwrap().blocking_recv().unwrap();
+                assert_is(&vector, &direction(pooled), &format!("{pooling} of {len}"));
+            }
+        }
+        let computed: usize = bench.steps.lock().unwrap().iter().map(|(rows, _)| rows).sum();
+        let all = 2 * (1 + 6 + 7 + 8 + 20 + 21 + 75 + 200);
+        match pooling {
+            Pooling::Mean => assert_eq!(computed, all),
+            Pooling::First => assert_eq!(computed, 2 * 8),
+            _ => assert!(computed < all * 2 / 3, "{computed} of {all}: prefixes are not shared"),
+        }
+    }
+}
+
+#[test]
+fn embeddings_beside_answers_change_neither() {
+    for (pooling, samples) in [(Pooling::Last, Samples::Model), (Pooling::Mean, Samples::Host)] {
+        let mut setup = Setup { pooling, samples, kv_pages: Some(40), ..Setup::default() };
+        setup.limits.max_running = 6;
+        let bench = setup.start();
+        let prompts: Vec<_> = (0..6).map(|kind| prompt(kind, 30 + 7 * kind as usize)).collect();
+        let answers: Vec<_> =
+            prompts.iter().map(|p| bench.engine.submit(request(p, 40)).unwrap()).collect();
+        let texts: Vec<_> = (6..14).map(|kind| prompt(kind, 90 + kind as usize)).collect();
+        let vectors: Vec<_> =
+            texts.iter().map(|text| bench.engine.embed(text.clone()).unwrap()).collect();
+        for (text, vector) in texts.iter().zip(vectors) {
+            let hidden = reference_hidden(text);
+            let from = if pooling == Pooling::Mean { 0 } else { text.len() - 1 };
+            let vector = vector.blocking_recv().unwrap();
+            assert_is(&vector, &direction(&hidden[from..]), &pooling.to_string());
+        }
+        for (prompt, answer) in prompts.iter().zip(answers) {
+            assert_eq!(read(answer).tokens, reference_answer(prompt, 40));
+        }
+        assert_eq!(bench.engine.in_progress(), 0);
+    }
+}
+
+#[test]
+fn embeddings_are_refused_fail_and_are_cancelled() {
+    let bench = Setup { pooling: Pooling::Other("rank"), ..Setup::default() }.start();
+    let refused = bench.engine.embed(vec![1]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert!(refused.to_string().contains("\"rank\""), "{refused}");
+
+    let act = |step| match step {
+        1 => Act::Logit(f32::NAN),
+        3 => Act::Panic,
+        _ => Act::Compute,
+    };
+    let bench = Setup { act: Box::new(act), ..Setup::default() }.start();
+    for bad in [vec![], vec![1; 201], vec![99]] {
+        assert_eq!(bench.engine.embed(bad).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+    let embed = |kind| bench.engine.embed(prompt(kind, 12)).unwrap().blocking_recv();
+    embed(1).unwrap();
+    assert_eq!(embed(2).unwrap_err(), RequestError::NonFiniteLogits { tokens: 11 });
+    embed(2).unwrap();
+    let error = embed(3).unwrap_err();
+    assert!(matches!(error, RequestError::EngineEnded(_)), "{error}");
+
+    let bench = Setup { gated: true, ..Setup::default() }.start();
+    drop(bench.engine.embed(prompt(1, 30)).unwrap());
+    bench.permit(9);
+    bench.wait_until_idle();
+    bench.engine.embed(prompt(2, 12)).unwrap().blocking_recv().unwrap();
+    let steps = bench.steps.lock().unwrap();
+    assert!(!steps.contains(&(10, 30)) && steps.contains(&(12, 12)), "{steps:?}");
 }

@@ -48,6 +48,8 @@ struct Stage {
 /// From the residual stream to logits.
 struct Head {
     norm: Norm,
+    /// The weight of `norm`, for hidden states that are read.
+    norm_weight: Vec<f32>,
     lm_head: Linear,
     normed: Operand,
     logits: Tensor,
@@ -121,8 +123,11 @@ impl Decoder {
             first_layer += count;
         }
         let shared = is_shared.then_some(&embedding);
+        let norm_weight = loader.final_norm()?;
+        let norm = Norm { weight: last.ops.vector(norm_weight.clone())?, eps: spec.norm_eps };
         let head = Head {
-            norm: loader.final_norm(&*last.ops)?,
+            norm,
+            norm_weight,
             lm_head: loader.lm_head(&*last.ops, shared)?,
             normed: last.ops.alloc_operand(limits.logit_rows, spec.hidden_size)?,
             logits: last.ops.alloc(limits.logit_rows, spec.vocab_size)?,
@@ -228,6 +233,26 @@ impl Decoder {
     pub fn read_logits(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), OpsError> {
         let (ops, head) = self.head();
         ops.read_rows(&head.logits, rows, out)
+    }
+
+    /// Hidden states, which the logits are computed from, of rows of the last batch whose logits were
+    /// wanted: `out` becomes [rows, hidden_size]. The stream is read, and normed here.
+    ///
+    /// # Errors
+    /// As of [`Decoder::read_logits`].
+    pub fn read_hidden(&mut self, rows: Range<usize>, out: &mut Vec<f64>) -> Result<(), OpsError> {
+        let last = self.stages.last().expect("a decoder has at least one stage");
+        last.ops.read_rows(&last.scratch.x, rows, &mut self.transfer)?;
+        let (_, head) = self.head();
+        out.clear();
+        for x in self.transfer.chunks_exact(self.spec.hidden_size) {
+            let squares: f64 = x.iter().map(|&v| f64::from(v).powi(2)).sum();
+            let mean = squares / x.len() as f64;
+            let factor = 1.0 / (mean + f64::from(head.norm.eps)).sqrt();
+            let normed = x.iter().zip(&head.norm_weight);
+            out.extend(normed.map(|(&v, &w)| f64::from(v) * f64::from(w) * factor));
+        }
+        Ok(())
     }
 
     /// Chooses the token after each of the rows of the last batch whose logits were wanted;

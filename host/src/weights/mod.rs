@@ -92,13 +92,13 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight, bias })
     }
 
-    /// The norm before the logits.
+    /// The weight of the norm before the logits.
     ///
     /// # Errors
     /// Missing, or of the wrong length.
-    pub fn final_norm(&self, ops: &dyn Ops) -> Result<Norm, LoadError> {
+    pub fn final_norm(&self) -> Result<Vec<f32>, LoadError> {
         let name = self.names.global(Role::FinalNorm, "weight");
-        self.norm(ops, name, self.spec.hidden_size, "hidden_size")
+        self.norm_weight(&name, self.spec.hidden_size, "hidden_size")
     }
 
     /// One layer.
@@ -266,12 +266,22 @@ impl<'a> Loader<'a> {
         len: usize,
         meaning: &'static str,
     ) -> Result<Norm, LoadError> {
-        let (format, bytes) = self.take(&name, &[len], meaning)?;
+        let weight = ops.vector(self.norm_weight(&name, len, meaning)?)?;
+        Ok(Norm { weight, eps: self.spec.norm_eps })
+    }
+
+    fn norm_weight(
+        &self,
+        name: &str,
+        len: usize,
+        meaning: &'static str,
+    ) -> Result<Vec<f32>, LoadError> {
+        let (format, bytes) = self.take(name, &[len], meaning)?;
         let mut values = decode(format, &bytes, len);
         for v in &mut values {
             *v += self.spec.norm_weight_offset;
         }
-        Ok(Norm { weight: ops.vector(values)?, eps: self.spec.norm_eps })
+        Ok(values)
     }
 
     fn bias(&self, ops: &dyn Ops, name: String, len: usize) -> Result<Option<Vector>, LoadError> {

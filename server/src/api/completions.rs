@@ -36,7 +36,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let options = fields.object("stream_options")?;
     let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
     let generation = Generation {
-        prompts: prompts(&fields, &context.loaded.tokenizer)?,
+        prompts: prompts(&fields, "prompt", PROMPTS, &context.loaded.tokenizer)?,
         choices: choices as usize,
         max_tokens: sampling::max_tokens(&fields, &["max_tokens", "n_predict"], 0)?
             .unwrap_or(default),
@@ -73,22 +73,29 @@ fn check_scores(fields: &Fields<'_>, generation: &Generation, top: usize) -> Res
     Ok(())
 }
 
-/// `prompt`: a string, a list of strings, token ids, or a list of lists of token ids.
-fn prompts(fields: &Fields<'_>, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, ApiError> {
-    let path = fields.path("prompt");
-    let value = fields.get("prompt");
-    let value = value.ok_or_else(|| fields.error("prompt", "is missing"))?;
+/// A string, a list of strings, token ids, or a list of lists of token ids: at most `most` of them.
+///
+/// # Errors
+/// 400 naming the field.
+pub fn prompts(
+    fields: &Fields<'_>,
+    name: &str,
+    most: usize,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<Vec<u32>>, ApiError> {
+    let path = fields.path(name);
+    let value = fields.get(name);
+    let value = value.ok_or_else(|| fields.error(name, "is missing"))?;
     let list = match value {
         Value::String(text) => return Ok(vec![encode(text, tokenizer, &path)?]),
         Value::Array(list) => list,
         other => return Err(wrong(&path, "a string, token ids, or an array of either", other)),
     };
     match list.first() {
-        None => Err(fields.error("prompt", "is empty; at least one token is needed")),
+        None => Err(fields.error(name, "is empty; at least one token is needed")),
         Some(Value::Number(_)) => Ok(vec![token_ids(list, &path)?]),
-        Some(_) if list.len() > PROMPTS => {
-            Err(fields
-                .error("prompt", format!("has {} prompts, at most {PROMPTS} work", list.len())))
+        Some(_) if list.len() > most => {
+            Err(fields.error(name, format!("has {} {name}s, at most {most} work", list.len())))
         }
         Some(_) => list
             .iter()

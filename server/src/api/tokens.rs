@@ -1,7 +1,5 @@
-//! `/tokenize`, `/detokenize`, `/apply-template` in the spellings of llama.cpp and vLLM; and what
-//! `/v1/embeddings` says.
+//! `/tokenize`, `/detokenize`, `/apply-template` in the spellings of llama.cpp and vLLM.
 
-use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::completions::token_ids;
@@ -78,14 +76,4 @@ pub fn detokenize(context: &Context<'_>, body: &Map<String, Value>) -> Result<Va
 pub fn apply_template(context: &Context<'_>, body: &Map<String, Value>) -> Result<Value, ApiError> {
     let (text, literals) = prompt::render(context.loaded, chat::conversation(&Fields::new(body))?)?;
     Ok(json!({"prompt": literals.restore(&text)}))
-}
-
-/// `/v1/embeddings`.
-///
-/// # Errors
-/// 501, always.
-pub fn embeddings(_: &Context<'_>, _: &Map<String, Value>) -> Result<Value, ApiError> {
-    let message = "embeddings are not supported yet: the engine gives no hidden states, only tokens \
-                   and their log-probabilities";
-    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message).code("unsupported"))
 }

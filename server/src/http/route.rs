@@ -31,11 +31,13 @@ enum Handler {
     Get(fn(&App) -> Result<Response<Body>, ApiError>),
     /// Computes JSON from JSON, on a worker.
     Compute(fn(&Context<'_>, &Map<String, Value>) -> Result<Value, ApiError>),
-    /// Asks the engine.
+    /// Asks the engine for vectors.
+    Embed(fn(&Context<'_>, &Map<String, Value>) -> Result<api::embeddings::Job, ApiError>),
+    /// Asks the engine for answers.
     Generate(fn(&Context<'_>, &Map<String, Value>) -> Result<Job, ApiError>),
 }
 
-use Handler::{Compute, Generate, Get};
+use Handler::{Compute, Embed, Generate, Get};
 
 const fn get(
     path: &'static str,
@@ -64,7 +66,7 @@ const ROUTES: &[Route] = &[
     post("/v1/messages", Generate(api::messages::prepare)),
     post("/v1/messages/count_tokens", Compute(api::messages::count_tokens)),
     post("/v1/responses", Generate(api::responses::prepare)),
-    post("/v1/embeddings", Compute(api::tokens::embeddings)),
+    post("/v1/embeddings", Embed(api::embeddings::prepare)),
     post("/tokenize", Compute(api::tokens::tokenize)),
     post("/detokenize", Compute(api::tokens::detokenize)),
     post("/apply-template", Compute(api::tokens::apply_template)),
@@ -185,10 +187,13 @@ impl Call {
             let context = Context { app: &shared, loaded: shared.loaded()? };
             match handler {
                 Compute(compute) => compute(&context, &fields).map(Prepared::Value),
+                Embed(prepare) => {
+                    let job = prepare(&context, &fields)?;
+                    Ok(Prepared::Embeddings(job, shared.log.is_some().then_some(fields)))
+                }
                 Generate(prepare) => {
                     let job = prepare(&context, &fields)?;
-                    let logged = shared.log.is_some().then(|| Value::Object(fields));
-                    Ok(Prepared::Job(Box::new(job), logged))
+                    Ok(Prepared::Job(Box::new(job), shared.log.is_some().then_some(fields)))
                 }
                 Get(_) => Err(ApiError::internal("a GET endpoint got a body")),
             }
@@ -197,17 +202,17 @@ impl Call {
             tracing::error!(%error, "a request could not be prepared");
             ApiError::internal("a bug of imp; please report it")
         })??;
+        let (arrived, id, peer) = (self.arrived, self.id, self.peer);
+        let record = |logged: Option<Map<String, Value>>| {
+            let request = Value::Object(logged?);
+            Some(stream::Record { request, id, peer, endpoint: path })
+        };
         match prepared {
             Prepared::Value(value) => Ok(reply::json(&value)),
-            Prepared::Job(job, logged) => {
-                let record = logged.map(|request| stream::Record {
-                    request,
-                    id: self.id,
-                    peer: self.peer,
-                    endpoint: path,
-                });
-                stream::run(app, *job, self.arrived, record).await
+            Prepared::Embeddings(job, logged) => {
+                api::embeddings::run(app, job, arrived, record(logged)).await
             }
+            Prepared::Job(job, logged) => stream::run(app, *job, arrived, record(logged)).await,
         }
     }
 }
@@ -215,7 +220,8 @@ impl Call {
 /// What a worker made of a body.
 enum Prepared {
     Value(Value),
-    Job(Box<Job>, Option<Value>),
+    Embeddings(api::embeddings::Job, Option<Map<String, Value>>),
+    Job(Box<Job>, Option<Map<String, Value>>),
 }
 
 /// 404, or 405 with the method that works.

@@ -1,6 +1,7 @@
 //! `imp-server` as its clients meet it: the real binary on a tiny model, over sockets.
 
 mod answers;
+mod embeddings;
 mod guards;
 mod hostile;
 mod life;

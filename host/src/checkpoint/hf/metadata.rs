@@ -22,6 +22,8 @@ pub struct HfMetadata {
     pub generation_config: Map<String, Value>,
     /// `tokenizer_config.json`, empty when absent.
     pub tokenizer_config: Map<String, Value>,
+    /// `1_Pooling/config.json` of sentence-transformers, empty when absent.
+    pub pooling_config: Map<String, Value>,
     /// Path of `tokenizer.json`, when present.
     pub tokenizer_json: Option<PathBuf>,
     /// `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
@@ -42,6 +44,7 @@ impl HfMetadata {
             generation_config: optional("generation_config.json")?,
             chat_template: chat_template(directory, &tokenizer_config)?,
             tokenizer_config,
+            pooling_config: optional("1_Pooling/config.json")?,
             tokenizer_json: Some(path("tokenizer.json")).filter(|path| path.exists()),
             directory: directory.into(),
         })

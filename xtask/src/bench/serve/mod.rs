@@ -22,9 +22,10 @@ use argh::FromArgs;
 use host::checkpoint::Checkpoint;
 use serde_json::{Map, Value, json};
 
-use self::server::Server;
+use self::server::{Memory, Server};
 use super::bed::chain;
 use super::random::{Random, fresh_seed};
+use super::table::Table;
 use super::{List, list, program, save};
 use crate::{TaskError, synth};
 
@@ -62,6 +63,9 @@ pub struct Serve {
     /// prompts that arrive (default: 40)
     #[argh(option, default = "40")]
     arrivals: usize,
+    /// tokens that each of them is answered with (default: 16)
+    #[argh(option, default = "16")]
+    answer: usize,
     /// milliseconds from one arrival to the next (default: 250)
     #[argh(option, default = "250")]
     interval: u64,
@@ -183,9 +187,15 @@ pub fn run(options: &Serve) -> Result<(), TaskError> {
     }
     let after = server.memory()?;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let memory = format!("memory: {:.1} MiB before, {:.1} MiB after\n", mib(before), mib(after));
-    tell(&mut report, &memory);
-    results.insert("memory".into(), json!({"before_bytes": before, "after_bytes": after}));
+    let mut table = Table::new(&["memory, MiB", "before", "after"]);
+    for (name, before, after) in
+        [("in all", before.all, after.all), ("without mapped files", before.own, after.own)]
+    {
+        table.row(vec![name.into(), format!("{:.1}", mib(before)), format!("{:.1}", mib(after))]);
+    }
+    tell(&mut report, &table.to_string());
+    let value = |memory: Memory| json!({"all_bytes": memory.all, "own_bytes": memory.own});
+    results.insert("memory".into(), json!({"before": value(before), "after": value(after)}));
     results.insert("command".into(), json!(command));
     results.insert("seed".into(), json!(seed));
     if let Some(folder) = &options.out {

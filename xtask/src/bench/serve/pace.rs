@@ -63,16 +63,19 @@ pub fn measure(
 ) -> Result<(String, Value), TaskError> {
     let running = prompts.several(options.streams, options.prompt);
     let arriving = prompts.several(options.arrivals, options.prompt);
+    let another = prompts.one(options.prompt);
     let interval = Duration::from_millis(options.interval);
     let (times, (quiet, begin, first)) = streams::during(
         server.address,
         &running,
         options.tokens,
         |progress| {
+            // Once for nothing, so that kernels are loaded.
+            http::complete(server.address, &another, options.answer, |_| true)?;
             let quiet = Instant::now();
             thread::sleep(Duration::from_secs_f64(options.quiet.clamp(0.0, 600.0)));
             let begin = Instant::now();
-            let first = arrivals(server, &arriving, interval)?;
+            let first = arrivals(server, &arriving, options.answer, interval)?;
             if progress.one_ended() {
                 let problem = "a stream ended before the last arrival was answered: raise --tokens, or \
                                lower --quiet, --arrivals or --interval";
@@ -98,12 +101,13 @@ pub fn measure(
     ]);
     phases.iter().for_each(|phase| table.row(phase.row()));
     let text = format!(
-        "{} streams; {} prompts of {} tokens, one each {} ms; their first tokens after {} ms (median), \
-         {} ms (p99)\n\n{table}",
+        "{} streams; {} prompts of {} tokens, one each {} ms, answers of {}; their first tokens after \
+         {} ms (median), {} ms (p99)\n\n{table}",
         options.streams,
         options.arrivals,
         options.prompt,
         options.interval,
+        options.answer,
         ms(first.percentile(50)),
         ms(first.percentile(99)),
     );
@@ -112,6 +116,7 @@ pub fn measure(
         "prompt_tokens": options.prompt,
         "arrivals": options.arrivals,
         "interval_ms": options.interval,
+        "answer_tokens": options.answer,
         "arrival_first_token_median_s": first.percentile(50),
         "arrival_first_token_p99_s": first.percentile(99),
         "phases": phases.iter().map(Phase::json).collect::<Vec<_>>(),
@@ -124,6 +129,7 @@ pub fn measure(
 fn arrivals(
     server: &Server,
     prompts: &[Vec<u32>],
+    answer: usize,
     interval: Duration,
 ) -> Result<Sorted, TaskError> {
     let began = Instant::now();
@@ -131,7 +137,7 @@ fn arrivals(
         let mut arrived = vec![];
         for (prompt, number) in prompts.iter().zip(0..) {
             thread::sleep((began + interval * number).saturating_duration_since(Instant::now()));
-            let one = || http::complete(server.address, prompt, 1, |_| true);
+            let one = || http::complete(server.address, prompt, answer, |_| true);
             arrived.push(scope.spawn(move || one().map(|streamed| streamed.first)));
         }
         arrived.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()

@@ -59,15 +59,15 @@ impl Server {
         Err(failed(format!("was not ready after {} s{}", LOADING.as_secs(), last_words())))
     }
 
-    /// Memory that it has, in bytes.
+    /// Memory that it has.
     ///
     /// # Errors
     /// When the system does not say.
-    pub fn memory(&self) -> Result<u64, TaskError> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
-        kib.map(|kib: u64| kib << 10).ok_or_else(|| TaskError::Other("no VmRSS in status".into()))
+    pub fn memory(&self) -> Result<Memory, TaskError> {
+        let path = self.path("status");
+        let status = std::fs::read_to_string(&path);
+        let status = status.map_err(|source| TaskError::Io { path: path.clone(), source })?;
+        Memory::of(&status).ok_or_else(|| TaskError::Other(format!("{}: no VmRSS", path.display())))
     }
 
     /// Time that its threads have computed, by their names.
@@ -99,17 +99,33 @@ impl Server {
     fn path(&self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.child.id().to_string()).join(name)
     }
-
-    fn proc(&self, name: &str) -> Result<String, TaskError> {
-        let path = self.path(name);
-        std::fs::read_to_string(&path).map_err(|source| TaskError::Io { path, source })
-    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
+    }
+}
+
+/// Bytes in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All that the process has, a mapped model too.
+    pub all: u64,
+    /// What it allocated.
+    pub own: u64,
+}
+
+impl Memory {
+    /// Of `/proc/<pid>/status`; some systems do not tell what is allocated.
+    fn of(status: &str) -> Option<Self> {
+        let kib = |name: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix(" kB")?.trim().parse().ok()
+        };
+        let all = kib("VmRSS:")?;
+        Some(Self { all: all << 10, own: kib("RssAnon:").unwrap_or(all) << 10 })
     }
 }
 
@@ -201,6 +217,14 @@ mod tests {
         assert_eq!(ticks(stat), Some(2.0));
         assert_eq!(nanoseconds("1500000000 12 3\n"), Some(1.5));
         assert_eq!((ticks("7"), nanoseconds("")), (None, None));
+    }
+
+    #[test]
+    fn memory_is_read_from_the_system() {
+        let status = "Name:\timp\nVmRSS:\t  2048 kB\nRssAnon:\t  1024 kB\n";
+        assert_eq!(Memory::of(status), Some(Memory { all: 2 << 20, own: 1 << 20 }));
+        assert_eq!(Memory::of("VmRSS:\t 1 kB"), Some(Memory { all: 1 << 10, own: 1 << 10 }));
+        assert_eq!(Memory::of(""), None);
     }
 
     #[test]
