@@ -43,6 +43,7 @@ struct EngineMetrics {
     pages_held: IntGauge,
     pages_cached: IntGauge,
     preemptions: IntCounter,
+    saves: IntCounter,
     steps: IntCounter,
     rows: IntCounter,
 }
@@ -59,6 +60,7 @@ impl EngineMetrics {
         }
         for (counter, value) in [
             (&self.preemptions, stats.preemptions),
+            (&self.saves, stats.saves),
             (&self.steps, stats.steps),
             (&self.rows, stats.rows),
         ] {
@@ -124,6 +126,7 @@ impl Metrics {
                 pages_held: gauge("imp_kv_pages_held", "Pages that running sequences hold."),
                 pages_cached: gauge("imp_kv_pages_cached", "Pages kept for prefixes."),
                 preemptions: counter("imp_preemptions_total", "Sequences that gave up pages."),
+                saves: counter("imp_saves_total", "Those of them that saved these on the host."),
                 steps: counter("imp_steps_total", "Steps computed."),
                 rows: counter("imp_rows_total", "Rows of all steps: tokens computed."),
             },
