@@ -27,7 +27,8 @@ schema! {
         /// up to 32768 tokens of it.
         prefill_chunk_size: i32 = -1, in -1..=1048576;
         /// Prompt tokens, of all prompts together, in a step in which others wait for their next token: fewer
-        /// delay those less, more end prompts sooner. -1 chooses by device, 0 sets no bound of its own.
+        /// delay those less, more end prompts sooner. A multiple where there are more than a quarter as
+        /// many prompts as others. -1 chooses by device, 0 sets no bound of its own.
         prefill_chunk_decode_cap: i32 = -1, in -1..=1048576;
         /// CPU threads; 0 uses all cores.
         num_cpu_threads: u32 = 0, in 0..=4096;
@@ -41,11 +42,13 @@ schema! {
         /// Type of its elements; "auto" is F16, or F32 with runtime.exact. Only "fp16" and "fp32" are
         /// available: the others are refused.
         dtype: KvDtype = KvDtype::Auto;
-        /// Pages in the pool, of 16 tokens each; 0 takes those of the longest context.
+        /// Pages in the pool, of 16 tokens each; 0 takes those of the longest context. Layers with a sliding
+        /// window take what their windows need, where that is less.
         max_blocks: u32 = 0, in 0..=268435456;
         /// Page-locked memory of the host, in MiB, for the keys and values of requests that had to give
         /// their pages to others: they go on from there instead of being computed again, where
-        /// that takes less time. 0 computes again; so does a model that is not on a GPU.
+        /// that takes less time and all pages of a request fit. 0 computes again; so does a model that
+        /// is not on a GPU.
         host_spill_mb: u32 = 0, in 0..=1048576;
     }
 

@@ -39,7 +39,7 @@ const GPU_PREFILL_CHUNK: usize = 2048;
 const MIXED_ROWS: usize = 32;
 
 /// The same on a GPU.
-const GPU_MIXED_ROWS: usize = 256;
+const GPU_MIXED_ROWS: usize = 64;
 
 /// Rows of a step on a GPU when the whole prompt is to be one: a launch counts them in 16 bits.
 const GPU_MAX_ROWS: usize = 32_768;
@@ -70,7 +70,13 @@ pub(super) fn load(
     if let Some(gpu) = &gpu {
         notices.extend(check_shape(&spec, kv_dtype, config.runtime.exact, gpu)?);
     }
-    let spill = spill::plan(config, &spec, parameters(&checkpoint), kv_dtype, gpu.as_ref());
+    let spill = spill::plan(
+        config,
+        &spec,
+        parameters(&checkpoint),
+        kv_dtype,
+        gpu.as_ref().map(spill::cycles),
+    );
     notices.extend(spill.notice.clone());
     let spill_bytes = spill.bytes;
     let demanded =

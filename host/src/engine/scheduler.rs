@@ -30,6 +30,10 @@ use crate::ops::{Batch, Span};
 /// Tells sequences apart; never used twice, and the later one is the younger.
 pub(super) type SequenceId = u64;
 
+/// With as many prompts as decoding sequences a step has this many times [`Limits::mixed_rows`] rows of
+/// prompts; in proportion otherwise, but at least once.
+const FAIRNESS: usize = 4;
+
 /// Sizes decided at load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -39,7 +43,8 @@ pub(super) struct Limits {
     pub max_running: usize,
     /// Most rows of a step, at least one for each sequence.
     pub batch_rows: usize,
-    /// Most rows of prompts in a step in which others decode, or one for each prompt: they wait for it.
+    /// Most rows of prompts in a step in which others decode, or one for each prompt: they wait for it. A
+    /// multiple, where there are many prompts for each of these.
     pub mixed_rows: usize,
     /// Most rows of a step whose logits are wanted, at least one for each sequence.
     pub logit_rows: usize,
@@ -266,19 +271,20 @@ impl Scheduler {
         moves.extend(restored.into_iter().flatten());
     }
 
-    /// Begins a page that a running sequence has begun alike.
+    /// Begins a page in a copy of one that holds the same: a running sequence's, or a full one that is
+    /// known.
     fn fork(&mut self, sequence: &mut Sequence) -> Result<Vec<PageMove>, PagesExhausted> {
-        if !self.limits.prefix_reuse || sequence.isolated || !sequence.table.ends_at_page() {
+        if !self.limits.prefix_reuse || sequence.isolated {
             return Ok(vec![]);
         }
         let pool = &self.pool;
         let others = self.running.iter().filter(|other| !other.isolated);
-        let alike = others.map(|other| (sequence.begins_alike(other, pool), other));
+        let alike = others.map(|other| (sequence.worth_copying(other, pool), other));
         match alike.max_by_key(|(tokens, _)| *tokens) {
             Some((tokens @ 1.., other)) => {
                 sequence.table.fork(&mut self.pool, &other.table, tokens)
             }
-            _ => Ok(vec![]),
+            _ => sequence.table.fork_known(&mut self.pool, &sequence.tokens),
         }
     }
 
@@ -303,8 +309,11 @@ impl Scheduler {
         // The oldest gets half of what is left, the next half of the rest, but none nothing; what
         // some do not need is for the others, in the same order.
         let mut others = self.running.iter().filter(|s| !s.decodes()).count();
-        if others < count {
-            rows = rows.min(self.limits.mixed_rows.max(others));
+        let decoding = count - others;
+        if decoding > 0 {
+            // With many prompts and few that wait for a next token, the prompts are the ones that wait.
+            let share = (FAIRNESS * others).div_ceil(decoding).max(1);
+            rows = rows.min(self.limits.mixed_rows.saturating_mul(share).max(others));
         }
         for (sequence, &wanted) in self.running.iter_mut().zip(&wanted) {
             if !sequence.decodes() {

@@ -28,13 +28,20 @@ pub(super) struct SpillPlan {
     pub notice: Option<String>,
 }
 
-/// What `kv_cache.host_spill_mb` comes to for a model of so many parameters.
+/// Cycles a second of all multiprocessors of a GPU.
+pub(super) fn cycles(gpu: &Gpu) -> f64 {
+    let device = gpu.context.device();
+    f64::from(device.multiprocessors) * f64::from(device.clock_khz) * 1e3
+}
+
+/// What `kv_cache.host_spill_mb` comes to for a model of so many parameters on a GPU of so many
+/// [`cycles`].
 pub(super) fn plan(
     config: &Config,
     spec: &DecoderSpec,
     parameters: u64,
     kv_dtype: KvDtype,
-    gpu: Option<&Gpu>,
+    cycles: Option<f64>,
 ) -> SpillPlan {
     let asked = u64::from(config.kv_cache.host_spill_mb) << 20;
     if asked == 0 {
@@ -44,11 +51,9 @@ pub(super) fn plan(
         let notice = Some(format!("kv_cache.host_spill_mb is not used: {why}"));
         SpillPlan { notice, ..SpillPlan::default() }
     };
-    let Some(gpu) = gpu else {
+    let Some(cycles) = cycles else {
         return none("all keys and values are on the host, where max_blocks says how many");
     };
-    let device = gpu.context.device();
-    let cycles = f64::from(device.multiprocessors) * f64::from(device.clock_khz) * 1e3;
     let cost = Cost::of(spec, parameters, kv_dtype, cycles);
     if cost.moving >= cost.computing {
         let [moving, computing] = [cost.moving, cost.computing].map(|seconds| seconds * 1e6);
@@ -58,6 +63,9 @@ pub(super) fn plan(
         ));
     }
     let slots = asked / cost.slot_bytes;
+    if slots == 0 {
+        return none(&format!("a page takes {} bytes", cost.slot_bytes));
+    }
     SpillPlan { slots: slots as usize, bytes: slots * cost.slot_bytes, notice: None }
 }
 
@@ -88,23 +96,43 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
 
-    /// Measured on an H100: 50 µs a token for 8B, 6 µs for 0.6B.
-    #[test]
-    fn large_models_are_worth_moving_for() {
+    fn spec(layers: usize) -> DecoderSpec {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny/qwen3");
         let checkpoint = Checkpoint::open(&path).unwrap();
         let (_, mut spec) =
             crate::models::describe(&checkpoint, &config::RopeOverride::default()).unwrap();
-        let cycles = 132.0 * 1.98e9;
-        let mut cost = |layers, parameters| {
-            (spec.kv_heads, spec.heads.head_dim) = (8, 128);
-            spec.layers = vec![spec.layers[0]; layers];
-            Cost::of(&spec, parameters, KvDtype::F16, cycles)
-        };
-        let large = cost(36, 8_200_000_000);
-        assert_eq!(large.slot_bytes, 36 * 2 * 16 * 1024 * 2);
-        assert!((0.3..0.6).contains(&(large.moving / large.computing)), "{}", large.computing);
-        let small = cost(28, 600_000_000);
-        assert!(small.moving > 2.0 * small.computing);
+        (spec.kv_heads, spec.heads.head_dim) = (8, 128);
+        spec.layers = vec![spec.layers[0]; layers];
+        spec
+    }
+
+    /// What a GPU of 132 multiprocessors at 1.98 GHz does with so much memory.
+    fn planned(layers: usize, parameters: u64, mib: u32, on_gpu: bool) -> SpillPlan {
+        let mut config = Config::default();
+        config.kv_cache.host_spill_mb = mib;
+        let cycles = on_gpu.then_some(132.0 * 1.98e9);
+        plan(&config, &spec(layers), parameters, KvDtype::F16, cycles)
+    }
+
+    #[test]
+    fn pages_of_large_models_are_worth_moving() {
+        let page = 36 * 2 * 16 * 1024 * 2;
+        let large = planned(36, 8_200_000_000, 1024, true);
+        let slots = (1 << 30) / page;
+        assert_eq!(large, SpillPlan { slots, bytes: (slots * page) as u64, notice: None });
+        assert_eq!(planned(36, 8_200_000_000, 0, true), SpillPlan::default());
+    }
+
+    #[test]
+    fn whoever_asks_in_vain_is_told() {
+        for (plan, why) in [
+            (planned(36, 8_200_000_000, 1, true), "a page takes 2359296 bytes"),
+            (planned(28, 600_000_000, 1024, true), "to compute the keys of a token again"),
+            (planned(36, 8_200_000_000, 1024, false), "on the host"),
+        ] {
+            assert_eq!((plan.slots, plan.bytes), (0, 0));
+            let notice = plan.notice.unwrap();
+            assert!(notice.contains("host_spill_mb") && notice.contains(why), "{notice}");
+        }
     }
 }

@@ -57,16 +57,21 @@ impl Index {
     pub fn chain(&self, tokens: &[u32]) -> Vec<Node> {
         let (full, _) = tokens.as_chunks::<PAGE_SIZE>();
         let next = |parent: &mut Node, tokens: &[u32; PAGE_SIZE]| {
-            *parent = *self.by_tokens.get(&(*parent, *tokens))?;
+            *parent = self.find(*parent, tokens)?;
             Some(*parent)
         };
         full.iter().scan(Node::ROOT, next).collect()
     }
 
+    /// The node of `tokens` after `parent`, if there is one.
+    pub fn find(&self, parent: Node, tokens: &[u32; PAGE_SIZE]) -> Option<Node> {
+        self.by_tokens.get(&(parent, *tokens)).copied()
+    }
+
     /// The node of `tokens` after `parent`, a new one if there is none. It must get a page, or be
     /// dropped.
     pub fn node(&mut self, parent: Node, tokens: &[u32; PAGE_SIZE]) -> Node {
-        if let Some(&node) = self.by_tokens.get(&(parent, *tokens)) {
+        if let Some(node) = self.find(parent, tokens) {
             return node;
         }
         self.last += 1;
@@ -106,6 +111,21 @@ impl Index {
             }
             node = parent;
         }
+    }
+
+    /// Takes a node and all before it out of the index, whatever follows them, which nobody finds then.
+    /// Gives the pages of each.
+    pub fn remove_chain(&mut self, mut node: Node) -> Vec<Pages> {
+        let mut removed = vec![];
+        while let Some(known) = self.nodes.remove(&node) {
+            self.by_tokens.remove(&(known.parent, known.tokens));
+            if let Some(parent) = self.nodes.get_mut(&known.parent) {
+                parent.children -= 1;
+            }
+            removed.push(known.pages);
+            node = known.parent;
+        }
+        removed
     }
 
     /// Adds a tail; gives the oldest of its node when there are too many, which is to be removed.

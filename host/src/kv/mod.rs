@@ -54,6 +54,21 @@ pub struct PageMove {
     pub to: PagePlace,
 }
 
+impl PageMove {
+    /// Whether `next` goes on behind it, between the pool and the host: both can be one copy.
+    pub fn goes_on(&self, next: &Self) -> bool {
+        use PagePlace::{Host, Pool};
+        self.group == next.group
+            && match (self.from, self.to, next.from, next.to) {
+                (Pool(from), Host(to), Pool(next_from), Host(next_to))
+                | (Host(from), Pool(to), Host(next_from), Pool(next_to)) => {
+                    (from + 1, to + 1) == (next_from, next_to)
+                }
+                _ => false,
+            }
+    }
+}
+
 /// Layers whose keys and values are wanted equally long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageGroup {

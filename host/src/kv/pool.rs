@@ -36,8 +36,8 @@ struct Group {
     pages: Vec<Page>,
     /// Free pages; the last is handed out next, so that warm memory is used again first.
     free: Vec<u32>,
-    /// Pages with an entry that nobody holds, by the time they were left. What follows a page is
-    /// always left before it, and so goes first.
+    /// Pages with an entry that nobody holds, by the time they were left. What follows a page is left
+    /// before it, and so goes first, but where a window moved on.
     cached: BTreeSet<(u64, u32)>,
 }
 
@@ -243,6 +243,23 @@ impl PagePool {
             }
             None => {}
         }
+    }
+
+    /// Forgets a node and all before it, in all groups, whoever holds their pages; what follows them is
+    /// not found any more.
+    pub(super) fn forget_chain(&mut self, node: Node) {
+        for pages in self.index.remove_chain(node) {
+            for (group, page) in pages.into_iter().enumerate() {
+                page.into_iter().for_each(|page| self.without_entry(group, page));
+            }
+        }
+    }
+
+    /// The page of each group that is full with `tokens` after `parent`, if there is one in all.
+    pub(super) fn full_after(&self, parent: Node, tokens: &[u32; PAGE_SIZE]) -> Option<Pages> {
+        let pages = self.index.pages(self.index.find(parent, tokens)?);
+        let has_all = pages[..self.groups.len()].iter().all(Option::is_some);
+        has_all.then_some(pages)
     }
 
     /// Says that nothing is known of a page.

@@ -51,7 +51,8 @@ impl Spill {
         let mut moves = vec![];
         let groups = std::array::from_fn(|group| {
             let (pages, free) = (&pages[group], &mut self.free[group]);
-            let slots = free.split_off(free.len() - pages.len());
+            let mut slots = free.split_off(free.len() - pages.len());
+            slots.reverse(); // mostly in order then, as the pages are: runs are copied at once
             moves.extend(pages.iter().zip(&slots).map(|(&page, &slot)| {
                 let (from, to) = (PagePlace::Pool(page), PagePlace::Host(slot));
                 PageMove { group, from, to }
@@ -94,7 +95,7 @@ impl Spill {
     /// Frees the slots of what nobody wants any more.
     pub fn discard(&mut self, saved: Saved) {
         for (free, (_, slots)) in self.free.iter_mut().zip(saved.groups) {
-            free.extend(slots);
+            free.extend(slots.into_iter().rev());
         }
     }
 

@@ -53,10 +53,6 @@ impl PageTable {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Whether its tokens end where a page does.
-    pub fn ends_at_page(&self) -> bool {
-        self.len == self.known * PAGE_SIZE
-    }
     /// Whether it holds no page.
     pub fn holds_nothing(&self) -> bool {
         self.groups.iter().all(|held| held.pages.is_empty())
@@ -84,6 +80,21 @@ impl PageTable {
         }
     }
 
+    /// What of `tokens`, the sequence's, is worth copying from a page that `other` holds: how many
+    /// tokens after the full pages taken over are the same and computed there, or 0.
+    pub fn alike(&self, pool: &PagePool, tokens: &[u32], other: &Self, others: &[u32]) -> usize {
+        let first = self.known * PAGE_SIZE;
+        // A page that both hold has the same tokens before it, too.
+        let last = |table: &Self| table.held_at(self.known - 1)[0];
+        let same = self.known == 0 || (last(self).is_some() && last(self) == last(other));
+        if self.len != first || !same || !other.holds(pool, first) {
+            return 0;
+        }
+        let end = other.len.min(first + PAGE_SIZE - 1).min(tokens.len());
+        let both = tokens[first..end.max(first)].iter().zip(&others[first..]);
+        both.take_while(|(a, b)| a == b).count()
+    }
+
     /// Begins the page after the full ones that were taken over, for the first `tokens` of those that
     /// another table holds there, and says what is to be copied.
     ///
@@ -95,13 +106,48 @@ impl PageTable {
         other: &Self,
         tokens: usize,
     ) -> Result<Vec<PageMove>, PagesExhausted> {
-        assert!(self.len == self.known * PAGE_SIZE && (1..PAGE_SIZE).contains(&tokens));
         assert!(other.len >= self.len + tokens);
+        self.begin_copy(pool, other.held_at(self.known), tokens)
+    }
+
+    /// The same from a full page that is known to hold the rest of `tokens`, of which one more is to be
+    /// computed.
+    ///
+    /// # Errors
+    /// `PagesExhausted`; nothing was changed.
+    pub fn fork_known(
+        &mut self,
+        pool: &mut PagePool,
+        tokens: &[u32],
+    ) -> Result<Vec<PageMove>, PagesExhausted> {
+        if self.len != self.known * PAGE_SIZE {
+            return Ok(vec![]);
+        }
+        let rest = <&[u32; PAGE_SIZE]>::try_from(&tokens[self.len..]);
+        match rest.ok().and_then(|rest| pool.full_after(self.node, rest)) {
+            // It may be taken for another in this step: it is copied before.
+            Some(pages) => self.begin_copy(pool, pages, PAGE_SIZE - 1),
+            None => Ok(vec![]),
+        }
+    }
+
+    fn begin_copy(
+        &mut self,
+        pool: &mut PagePool,
+        from: Pages,
+        tokens: usize,
+    ) -> Result<Vec<PageMove>, PagesExhausted> {
+        assert!(self.len == self.known * PAGE_SIZE && (1..PAGE_SIZE).contains(&tokens));
         self.reserve(pool, self.len + tokens)?;
         self.len += tokens;
-        let page = |table: &Self, group| PagePlace::Pool(table.pages(group)[self.known]);
-        let copy = |group| PageMove { group, from: page(other, group), to: page(self, group) };
-        Ok((0..pool.groups().len()).map(copy).collect())
+        let to = self.held_at(self.known);
+        let pages = from.into_iter().zip(to).enumerate();
+        let copy = |(group, (from, to)): (usize, (Option<u32>, Option<u32>))| {
+            let (from, to) = (PagePlace::Pool(from?), PagePlace::Pool(to?));
+            Some(PageMove { group, from, to })
+        };
+        // A cached page may have become this table's own.
+        Ok(pages.filter_map(copy).filter(|one| one.from != one.to).collect())
     }
 
     /// Takes pages for what was computed up to `len` tokens, more than it has, and is to be copied there;
@@ -218,11 +264,10 @@ impl PageTable {
         *self = Self::default();
     }
 
-    /// Returns all pages, and nobody finds any of them again: what they hold is doubtful.
+    /// Returns all pages, and nobody finds any of them again, nor those that left a window: what they
+    /// hold is doubtful.
     pub fn forget(&mut self, pool: &mut PagePool) {
-        for (group, held) in self.groups.iter().enumerate() {
-            held.pages[held.first..].iter().for_each(|&page| pool.forget(group, page));
-        }
+        pool.forget_chain(self.node);
         self.release(pool);
     }
 }

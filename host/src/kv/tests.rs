@@ -159,6 +159,56 @@ fn what_is_doubtful_is_forgotten_also_where_another_holds_it() {
 }
 
 #[test]
+fn what_was_computed_on_doubtful_keys_is_not_found() {
+    let mut pool = pool_of(8);
+    let all = tokens(0, 48);
+    let mut bad = computed(&mut pool, &all[..32]);
+    let mut follower = computed(&mut pool, &all);
+    bad.forget(&mut pool);
+    // Who computes the beginning anew does not find what followed the doubtful one.
+    let mut good = PageTable::default();
+    good.reserve(&mut pool, 32).unwrap();
+    good.advance(32);
+    good.share(&mut pool, &all[..32]);
+    assert_eq!(found(&mut pool, &all), 32);
+    pool.check([&follower, &good].into_iter());
+    follower.retire(&mut pool, &all);
+    assert_eq!(found(&mut pool, &all), 32);
+}
+
+#[test]
+fn doubtful_pages_that_left_the_window_are_not_found() {
+    let windowed = PageGroup { window: Some(20), pages: 8 };
+    for mut pool in [PagePool::new(vec![windowed]), pool_of_both(8, 8)] {
+        let all = tokens(0, 64);
+        let mut bad = computed(&mut pool, &all);
+        bad.leave_window(&mut pool);
+        bad.forget(&mut pool);
+        assert_eq!((pool.cached(), pool.held()), (0, 0));
+        assert_eq!(found(&mut pool, &all[..32]), 0);
+    }
+}
+
+#[test]
+fn a_known_page_is_copied_for_whoever_wants_all_of_it_but_the_last_token() {
+    let mut pool = pool_of_both(5, 4);
+    let all = tokens(0, 48);
+    computed(&mut pool, &all).retire(&mut pool, &all);
+    for (prompt, len) in [(&all[..], 47), (&all[..32], 31), (&all[..40], 32)] {
+        let mut table = PageTable::default();
+        table.adopt(&mut pool, &prompt[..prompt.len() - 1]);
+        let moves = table.fork_known(&mut pool, prompt).unwrap();
+        assert_eq!((table.len(), moves.len()), (len, if len == 32 { 0 } else { 2 }));
+        let known = len / PAGE_SIZE;
+        assert!(moves.iter().all(|one| {
+            one.to == PagePlace::Pool(table.pages(one.group)[known]) && one.from != one.to
+        }));
+        pool.check([&table].into_iter());
+        table.release(&mut pool);
+    }
+}
+
+#[test]
 #[should_panic(expected = "holders of page")]
 fn a_lost_page_is_noticed() {
     let mut pool = pool_of(2);

@@ -69,7 +69,10 @@ impl Cost<'_> {
         let Some(window) = layers.iter().filter_map(|layer| layer.window).max() else {
             return vec![all];
         };
-        let pages = window_pages(window, self.demand.sequences, self.rows(max_seq_len));
+        let sequences = self.demand.sequences;
+        // As many windows again for prefixes that are kept.
+        let kept = sequences.saturating_mul(pages_for(window));
+        let pages = window_pages(window, sequences, self.rows(max_seq_len)).saturating_add(kept);
         if pages >= all.pages {
             return vec![all];
         }

@@ -246,11 +246,21 @@ pub fn plan(demand: &Demand) -> Result<MemoryPlan, PlanError> {
             demand.trained_context
         ));
     }
+    let kv_groups = cost.groups(capacity, max_seq_len);
+    let windowed = kv_groups.iter().find_map(|group| Some((group.window?, group.pages)));
+    if let Some((window, pages)) = windowed
+        && (demand.kv_pages.is_some() || demand.min_kv_tokens.is_some())
+    {
+        notices.push(format!(
+            "the size asked for the KV cache is that of layers that see everything; those that see \
+             {window} tokens take {pages} pages"
+        ));
+    }
     let device = demand.device.as_ref().filter(|_| device_layers > 0);
     Ok(MemoryPlan {
         rows: report::rows(&cost, capacity, max_seq_len),
         device_layers,
-        kv_groups: cost.groups(capacity, max_seq_len),
+        kv_groups,
         max_seq_len,
         max_batch_rows: cost.rows(max_seq_len),
         free_bytes: demand.free_bytes,

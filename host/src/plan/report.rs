@@ -23,7 +23,7 @@ pub(super) fn rows(cost: &Cost, capacity: usize, max_seq_len: usize) -> Vec<Memo
     };
     let pages = |group: &PageGroup| match group.window {
         None => format!("{} pages of {PAGE_SIZE} tokens", group.pages),
-        Some(window) => format!("{} for layers that see {window}", group.pages),
+        Some(window) => format!("{} pages for layers that see {window}", group.pages),
     };
     let groups = cost.groups(capacity, max_seq_len);
     let pages: Vec<String> = groups.iter().map(pages).collect();

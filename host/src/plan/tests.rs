@@ -53,8 +53,9 @@ fn the_trained_context_when_it_fits() {
 fn layers_with_a_window_keep_little_more_than_it() {
     let windowed = LayerKv { heads: HEADS, window: Some(1000) };
     let full = LayerKv { heads: HEADS, window: None };
-    // 1000 tokens that begin and end within a page, a page that the rows begin, and 512 rows.
-    let group = PageGroup { window: Some(1000), pages: 63 + 2 + 32 };
+    // 1000 tokens that begin and end within a page, a page that the rows begin, 512 rows, and as many
+    // tokens again.
+    let group = PageGroup { window: Some(1000), pages: 63 + 2 + 32 + 63 };
     let all = |pages| PageGroup { window: None, pages };
     let with = |layers: [LayerKv; 4], max_seq_len| {
         let layers = Box::leak(Box::new(layers));
@@ -62,14 +63,21 @@ fn layers_with_a_window_keep_little_more_than_it() {
     };
     let mixed = with([windowed, full, windowed, windowed], None);
     assert_eq!(mixed.kv_groups, [all(512), group]);
-    assert_eq!(mixed.rows[1].bytes, (512 + 3 * 97) * 16 * 2048);
-    assert!(mixed.to_string().contains("512 pages of 16 tokens, 97 for layers that see 1000"));
-    assert_eq!(with([windowed; 4], None).kv_groups, [group]);
+    assert_eq!(mixed.rows[1].bytes, (512 + 3 * 160) * 16 * 2048);
+    assert!(
+        mixed.to_string().contains("512 pages of 16 tokens, 160 pages for layers that see 1000")
+    );
+    let alone = with([windowed; 4], None);
+    assert_eq!(alone.kv_groups, [group]);
+    assert!(alone.to_string().contains("KV cache F16, 160 pages for layers that see 1000"));
     // Where a group of their own would take as many pages, there is none.
-    assert_eq!(with([windowed; 4], Some(97 * 16)).kv_groups, [all(97)]);
-    assert_eq!(with([windowed; 4], Some(97 * 16 + 1)).kv_groups, [group]);
+    assert_eq!(with([windowed; 4], Some(160 * 16)).kv_groups, [all(160)]);
+    assert_eq!(with([windowed; 4], Some(160 * 16 + 1)).kv_groups, [group]);
+    let told = |plan: &MemoryPlan| plan.notices.iter().any(|n| n.contains("160 pages"));
+    let bounded = Demand { kv_pages: Some(512), kv_layers: &[windowed; 4], ..demand() };
+    assert!(told(&plan(&bounded).unwrap()) && !told(&alone));
     let several = Demand { sequences: 3, kv_layers: &[windowed; 4], ..demand() };
-    assert_eq!(plan(&several).unwrap().kv_groups[0].pages, 3 * 65 + 32);
+    assert_eq!(plan(&several).unwrap().kv_groups[0].pages, 3 * (65 + 63) + 32);
 }
 
 #[test]

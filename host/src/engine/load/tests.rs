@@ -92,9 +92,10 @@ fn tiny_models_answer_as_the_reference_did() {
                 };
                 let answer = read(engine.submit(request).unwrap());
                 assert_eq!(answer.tokens, expected, "{model}, round {round}");
-                // All but the last, unless they end in a page that the answer filled.
+                // All but the last, unless they end within a page that the answer filled.
                 let (begins, filled) = (prompt.len() - 1, prompt.len() + answer.tokens.len() - 1);
-                let cached = match begins / PAGE_SIZE == filled / PAGE_SIZE {
+                let is_whole = prompt.len().is_multiple_of(PAGE_SIZE);
+                let cached = match is_whole || begins / PAGE_SIZE == filled / PAGE_SIZE {
                     true => begins,
                     false => begins / PAGE_SIZE * PAGE_SIZE,
                 };
@@ -288,4 +289,14 @@ fn the_default_mode_answers() {
         }
     }
     assert_eq!(tokens, 5);
+}
+
+#[test]
+fn prompts_beside_decoding_are_bounded_as_asked() {
+    let mut config = Config::default();
+    for (asked, gpu, rows) in [(-1, false, 32), (-1, true, 64), (0, true, usize::MAX), (7, true, 7)]
+    {
+        config.runtime.prefill_chunk_decode_cap = asked;
+        assert_eq!(mixed_rows(&config, gpu), rows, "{asked}");
+    }
 }

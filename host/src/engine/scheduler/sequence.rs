@@ -107,19 +107,13 @@ impl Sequence {
         both.take_while(|(a, b)| a == b).count() / PAGE_SIZE * PAGE_SIZE
     }
 
-    /// How many tokens after those taken over in full pages `other` has computed that are the same,
-    /// all in one page that it still holds.
-    pub fn begins_alike(&self, other: &Self, pool: &PagePool) -> usize {
-        let (first, last) = (self.table.len(), self.tokens.len() - 1);
-        let end = last.min(other.table.len()).min(first + PAGE_SIZE - 1);
-        if first >= end
-            || !other.table.holds(pool, first)
-            || self.tokens[..first] != other.tokens[..first]
-        {
-            return 0;
-        }
-        let both = self.tokens[first..end].iter().zip(&other.tokens[first..end]);
-        both.take_while(|(a, b)| a == b).count()
+    /// How many tokens of a page that `other` holds are worth a copy: all that are left but the last, or
+    /// enough to pay for it.
+    pub fn worth_copying(&self, other: &Self, pool: &PagePool) -> usize {
+        const ENOUGH: usize = PAGE_SIZE / 2;
+        let wanted = &self.tokens[..self.tokens.len() - 1];
+        let alike = self.table.alike(pool, wanted, &other.table, &other.tokens);
+        if alike >= ENOUGH || self.table.len() + alike == wanted.len() { alike } else { 0 }
     }
 
     /// Turns it into one that waits: what was computed will be computed again, and its logits are

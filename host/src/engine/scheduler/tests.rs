@@ -128,16 +128,23 @@ fn all_decode_in_one_step_while_prompts_are_computed() {
 
 #[test]
 fn prompts_are_cut_small_while_others_wait_for_their_next_token() {
-    let mut bench = Bench::new(Limits { mixed_rows: 6, ..THREE }, 20);
-    bench.scheduler.generate(1, prompt(1, 30), 99);
-    assert_eq!(bench.decode(), [(1, 20, 20)]);
-    assert_eq!(bench.decode(), [(1, 10, 30)]);
-    bench.scheduler.generate(2, prompt(2, 30), 99);
-    assert_eq!(bench.decode(), [(1, 1, 31), (2, 6, 6)]);
-    bench.scheduler.generate(3, prompt(3, 30), 99);
-    assert_eq!(bench.decode(), [(1, 1, 32), (2, 3, 9), (3, 3, 3)]);
-    bench.scheduler.remove(1, Leave::Prefix);
-    assert_eq!(bench.decode(), [(2, 10, 19), (3, 10, 13)]);
+    let limits = Limits { mixed_rows: 3, max_running: 7, logit_rows: 7, ..LIMITS };
+    let mut bench = Bench::new(limits, 40);
+    (1..=4).for_each(|id| bench.scheduler.generate(id, prompt(id as u32, 3), 99));
+    assert_eq!(bench.decode(), [(1, 3, 3), (2, 3, 3), (3, 3, 3), (4, 3, 3)]);
+    bench.scheduler.generate(5, prompt(5, 30), 99);
+    let decoding = |len| (1..=4).map(move |id| (id, 1, len));
+    let step =
+        |len, prompts: &[_]| decoding(len).chain(prompts.iter().copied()).collect::<Vec<_>>();
+    assert_eq!(bench.decode(), step(4, &[(5, 3, 3)]));
+    // Two prompts beside four: twice as many rows.
+    bench.scheduler.generate(6, prompt(6, 30), 99);
+    assert_eq!(bench.decode(), step(5, &[(5, 3, 6), (6, 3, 3)]));
+    bench.scheduler.generate(7, prompt(7, 30), 99);
+    assert_eq!(bench.decode(), step(6, &[(5, 5, 11), (6, 2, 5), (7, 2, 2)]));
+    // Nobody decodes: all there are.
+    (1..=4).for_each(|id| bench.scheduler.remove(id, Leave::Prefix));
+    assert_eq!(bench.decode(), [(5, 10, 21), (6, 5, 10), (7, 5, 7)]);
 }
 
 #[test]
@@ -159,7 +166,7 @@ fn what_a_finished_sequence_shares_with_the_next_is_kept() {
     for (next, cached) in [
         (prompt(0, 50), 40),
         (prompt(0, 40), 39),
-        (prompt(0, 16), 0), // all of its only page would be shared, and its last token is computed
+        (prompt(0, 16), 15), // a copy of its only page, since its last token is computed
         (prompt(0, 17), 16),
         (prompt(0, 1), 0),
         (other, 16),

@@ -9,12 +9,15 @@ use super::{CudaOps, DeviceKv, lock, vector_view};
 use crate::cuda::DeviceBuffer;
 use crate::ops::{
     AttendSpec, AttentionInputs, HeadShape, KvDtype, KvSpec, Norm, Operand, OpsError, Qkv,
-    RopeLayout, Step, Tensor,
+    RopeLayout, Span, Step, Tensor,
 };
 
 /// Rows of a span up to which the keys of each row are split over CTAs; with more, a tile of rows
 /// shares the keys it reads.
 const DECODE_ROWS: usize = 4;
+/// The same where each row sees at least so many keys: then a tile is not enough CTAs.
+const LONG_DECODE_ROWS: usize = 16;
+const LONG_CONTEXT: usize = 1024;
 
 /// What the CTAs of a row hand to each other.
 #[derive(Debug, Default)]
@@ -141,6 +144,20 @@ pub fn inputs(
     ops.launch((entry, inputs::launch(shape, rows)), &params)
 }
 
+/// How many of the first spans, and rows of them, are computed row by row.
+fn short_spans(spans: &[Span]) -> (usize, usize) {
+    let (mut short, mut short_rows) = (0, 0);
+    for span in spans {
+        let is_long = span.context_len >= LONG_CONTEXT;
+        let most = if is_long { LONG_DECODE_ROWS } else { DECODE_ROWS };
+        if span.rows > most || short_rows + span.rows > MAX_DECODE_ROWS {
+            break;
+        }
+        (short, short_rows) = (short + 1, short_rows + span.rows);
+    }
+    (short, short_rows)
+}
+
 /// Causal attention of a step's rows.
 pub fn attend(
     ops: &CudaOps,
@@ -174,13 +191,12 @@ pub fn attend(
     }
     let spans = &step.batch.spans;
     // Spans of few rows come first in a batch.
-    let short = match ops.precision.deterministic {
-        false => spans.iter().take_while(|span| span.rows <= DECODE_ROWS).count(),
-        true => 0, // how a row's keys are split follows from the number of rows
+    let (short, short_rows) = match ops.precision.deterministic {
+        false => short_spans(spans),
+        true => (0, 0), // how a row's keys are split follows from the number of rows
     };
-    let short_rows = spans[..short].iter().map(|span| span.rows).sum::<usize>();
     let (mut first_row, mut first_span) = (0, 0);
-    if (1..=MAX_DECODE_ROWS).contains(&short_rows) && decode::supports(shape) {
+    if short_rows > 0 && decode::supports(shape) {
         let splits = decode::splits(shape, short_rows as u32, ops.multiprocessors());
         let launch = decode::launch(shape, short_rows as u32, splits);
         let params = AttendParams { splits, ..params };
@@ -204,4 +220,33 @@ pub fn attend(
     }
     let launch = exact::launch(shape, (rows - first_row) as u32);
     ops.launch((exact::ATTN_EXACT_F16, launch), &params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_computed_one_by_one_where_they_are_few_or_see_much() {
+        let spans = |list: &[(usize, usize)]| -> Vec<Span> {
+            let span = |&(rows, context_len): &(usize, usize)| Span {
+                first_row: 0,
+                rows,
+                context_len,
+                rope_len: context_len,
+                pages: vec![],
+            };
+            list.iter().map(span).collect()
+        };
+        for (list, expected) in [
+            (&[][..], (0, 0)),
+            (&[(1, 5), (4, 9), (5, 9), (1, 7)], (2, 5)),
+            (&[(1, 5), (16, 1023)], (1, 1)),
+            (&[(1, 5), (16, 1024), (17, 5000)], (2, 17)),
+            (&[(1, 5); 300], (256, 256)),
+            (&[(16, 2000); 17], (16, 256)),
+        ] {
+            assert_eq!(short_spans(&spans(list)), expected, "{list:?}");
+        }
+    }
 }

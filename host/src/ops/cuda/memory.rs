@@ -242,8 +242,10 @@ pub fn optional(vector: Option<&Arc<DeviceVector>>) -> Global<f32> {
 pub struct DeviceKv {
     pub dtype: KvDtype,
     layers: Vec<(KvLayer, DeviceBuffer, DeviceBuffer)>,
-    /// The slots of each group: of each the keys and values of all its layers.
+    /// The slots of each group.
     slots: Vec<PinnedBuffer>,
+    /// How many of each.
+    host_slots: usize,
 }
 
 impl DeviceKv {
@@ -262,9 +264,10 @@ impl DeviceKv {
             let own = spec.layers.iter().filter(|layer| layer.group == group);
             own.map(|layer| 2 * page_bytes(layer.heads, spec.dtype)).sum()
         };
-        let slots =
-            (0..spec.pages.len()).map(|group| alloc_host(spec.host_slots * slot_bytes(group)));
-        Ok(Self { dtype: spec.dtype, layers, slots: slots.collect::<Result<_, E>>()? })
+        let host_slots = spec.host_slots;
+        let slots = (0..spec.pages.len()).map(|group| alloc_host(host_slots * slot_bytes(group)));
+        let slots = slots.collect::<Result<_, E>>()?;
+        Ok(Self { dtype: spec.dtype, layers, slots, host_slots })
     }
 
     /// Index of a layer's group of pages.
@@ -272,23 +275,19 @@ impl DeviceKv {
         self.layers[layer].0.group
     }
 
-    /// Copies a page in all layers of its group.
-    pub fn copy(&mut self, stream: &Stream, one: PageMove) -> Result<(), CudaError> {
-        let PageMove { group, from, to } = one;
-        let Self { dtype, layers, slots } = self;
-        let own = || layers.iter().filter(|(layer, ..)| layer.group == group);
-        let slot_bytes: usize = own().map(|(l, ..)| 2 * page_bytes(l.heads, *dtype)).sum();
+    /// Copies pages in all layers of their group: one, or a run of those that go on behind each other.
+    pub fn copy(&mut self, stream: &Stream, run: &[PageMove]) -> Result<(), CudaError> {
+        let PageMove { group, from, to } = run[0];
+        let Self { dtype, layers, slots, host_slots } = self;
         let slots = &mut slots[group];
-        // Of a slot: keys and values of the layers before.
-        let mut before = 0;
-        for (layer, k, v) in own() {
-            let bytes = page_bytes(layer.heads, *dtype);
+        // The slots of a layer's keys, then of its values, layer after layer.
+        let mut start = 0;
+        for (layer, k, v) in layers.iter().filter(|(layer, ..)| layer.group == group) {
+            let page = page_bytes(layer.heads, *dtype);
+            let bytes = run.len() * page;
             for buffer in [k, v] {
-                let at = |page: u32| page as usize * bytes;
-                let slot = |slot: u32| {
-                    let start = slot as usize * slot_bytes + before;
-                    start..start + bytes
-                };
+                let at = |number: u32| number as usize * page;
+                let slot = |slot: u32| start + at(slot)..start + at(slot) + bytes;
                 match (from, to) {
                     (PagePlace::Pool(from), PagePlace::Pool(to)) => {
                         stream.copy(buffer, at(from), buffer, at(to), bytes)?;
@@ -303,7 +302,7 @@ impl DeviceKv {
                         panic!("one end of a move is in the pool")
                     }
                 }
-                before += bytes;
+                start += *host_slots * page;
             }
         }
         Ok(())
@@ -384,7 +383,7 @@ mod tests {
         let layer = |n, group| KvLayer { heads: heads(n), group };
         let layers = vec![layer(2, 0), layer(1, 1), layer(3, 0)];
         let (dtype, pages) = (KvDtype::F16, vec![4, 3]);
-        let spec = KvSpec { layers, q_heads: 2, pages, host_slots: 2, dtype };
+        let spec = KvSpec { layers, q_heads: 2, pages, host_slots: 3, dtype };
         let host = |bytes| context.alloc_pinned(bytes);
         let mut kv = DeviceKv::new(&spec, |bytes| context.alloc(bytes), host).unwrap();
         for (i, buffer) in kv.layers.iter().flat_map(|(_, k, v)| [k, v]).enumerate() {
@@ -393,18 +392,25 @@ mod tests {
             stream.write(buffer, 0, &bytes).unwrap();
         }
         let mut expected = contents(&stream, &kv);
-        let mut slots = vec![vec![vec![]; 2]; expected.len()];
+        let mut slots = vec![vec![vec![]; 3]; expected.len()];
         use PagePlace::{Host, Pool};
-        for (group, from, to) in [
+        let moves = [
             (0, Pool(3), Host(1)),
             (1, Pool(2), Host(1)),
             (0, Pool(1), Pool(3)),
             (0, Pool(0), Host(0)),
+            (0, Pool(1), Host(1)), // goes on
+            (0, Pool(2), Host(2)), // goes on
             (0, Host(1), Pool(0)),
+            (0, Host(2), Pool(1)), // goes on
             (1, Host(1), Pool(0)),
             (0, Host(0), Pool(2)),
-        ] {
-            kv.copy(&stream, PageMove { group, from, to }).unwrap();
+        ]
+        .map(|(group, from, to)| PageMove { group, from, to });
+        let runs: Vec<_> = moves.chunk_by(PageMove::goes_on).collect();
+        assert_eq!(runs.len(), 7);
+        runs.iter().for_each(|run| kv.copy(&stream, run).unwrap());
+        for PageMove { group, from, to } in moves {
             for (i, (bytes, slots)) in expected.iter_mut().zip(&mut slots).enumerate() {
                 let KvLayer { heads, group: own } = spec.layers[i / 2];
                 if own != group {

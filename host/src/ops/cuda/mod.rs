@@ -223,7 +223,7 @@ impl Ops for CudaOps {
 
     fn move_pages(&self, pool: &mut KvPool, moves: &[PageMove]) -> Result<(), OpsError> {
         let KvPages::Cuda(kv) = &mut pool.storage else { panic!("{OTHER_BACKEND}") };
-        Ok(moves.iter().try_for_each(|&one| kv.copy(&self.stream, one))?)
+        Ok(moves.chunk_by(PageMove::goes_on).try_for_each(|run| kv.copy(&self.stream, run))?)
     }
 
     fn reserve(&self, limits: &StepLimits) -> Result<(), OpsError> {
