@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use host::engine::Timings;
+use host::text::output::join;
 use hyper::Response;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -78,12 +79,8 @@ impl Frames {
 /// A collected choice.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// Its thoughts.
-    pub reasoning: String,
-    /// What it says.
-    pub content: String,
-    /// Its tool calls.
-    pub tools: Vec<ToolCall>,
+    /// What it consists of, in the order in which it came; neighbours of one kind are one piece.
+    pub pieces: Vec<Piece>,
     /// Its tokens, when log-probabilities were asked for.
     pub tokens: Vec<TokenEntry>,
     /// How it ended.
@@ -102,24 +99,49 @@ pub struct ToolCall {
 }
 
 impl Choice {
-    fn take(&mut self, update: Update) {
-        for piece in update.pieces {
-            match piece {
-                Piece::Reasoning(text) => self.reasoning.push_str(&text),
-                Piece::Content(text) => self.content.push_str(&text),
-                Piece::ToolStart { id, name, .. } => {
-                    let id = id.unwrap_or_default();
-                    self.tools.push(ToolCall { id, name, arguments: String::new() });
-                }
-                Piece::ToolArguments { index, fragment } => {
-                    if let Some(tool) = self.tools.get_mut(index) {
-                        tool.arguments.push_str(&fragment);
-                    }
-                }
-            }
-        }
+    /// Takes what became known of it.
+    pub fn take(&mut self, update: Update) {
+        update.pieces.into_iter().for_each(|piece| join(&mut self.pieces, piece));
         self.tokens.extend(update.tokens);
         self.end = update.end.or(self.end.take());
+    }
+
+    /// All of its thoughts.
+    pub fn reasoning(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Reasoning(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(text).collect()
+    }
+
+    /// All that it says.
+    pub fn content(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Content(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(text).collect()
+    }
+
+    /// Its tool calls.
+    pub fn tools(&self) -> Vec<ToolCall> {
+        let mut tools: Vec<ToolCall> = vec![];
+        for piece in &self.pieces {
+            match piece {
+                Piece::ToolStart { id, name, .. } => {
+                    let (id, name) = (id.clone().unwrap_or_default(), name.clone());
+                    tools.push(ToolCall { id, name, arguments: String::new() });
+                }
+                Piece::ToolArguments { index, fragment } => {
+                    if let Some(tool) = tools.get_mut(*index) {
+                        tool.arguments.push_str(fragment);
+                    }
+                }
+                Piece::Reasoning(_) | Piece::Content(_) => {}
+            }
+        }
+        tools
     }
 }
 
@@ -312,9 +334,9 @@ fn log(
 
 fn choice_line(choice: &Choice) -> Value {
     let tools: Vec<Value> = choice
-        .tools
+        .tools()
         .iter()
         .map(|tool| json!({"name": tool.name, "arguments": tool.arguments}))
         .collect();
-    json!({"content": choice.content, "reasoning": choice.reasoning, "tool_calls": tools})
+    json!({"content": choice.content(), "reasoning": choice.reasoning(), "tool_calls": tools})
 }

@@ -222,7 +222,7 @@ impl Teller for Completion {
         let list = choices.iter().enumerate().map(|(index, choice)| {
             json!({
                 "index": index,
-                "text": choice.content,
+                "text": choice.content(),
                 "logprobs": self.logprobs(&choice.tokens, 0).0,
                 "finish_reason": choice.end.as_ref().map(|end| finish_reason(end, false)),
             })

@@ -9,6 +9,8 @@ pub mod models;
 pub mod page;
 mod prompt;
 pub mod responses;
+#[cfg(test)]
+mod same;
 mod sampling;
 pub mod status;
 pub mod tokens;
