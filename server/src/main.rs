@@ -31,6 +31,7 @@ mod http;
 mod limits;
 mod metrics;
 mod output;
+mod record;
 mod request_log;
 mod start;
 mod state;

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{ApiError, Body, Dialect, body, guard, reply};
 use crate::api::{self, Context, Job};
+use crate::record::{Line, Record};
 use crate::state::App;
 use crate::stream;
 
@@ -180,15 +181,16 @@ impl Call {
         let shared = app.clone();
         let prepared = tokio::task::spawn_blocking(move || {
             let _worker = worker;
-            let fields = api::json::parse(&received.bytes)?;
-            drop(received);
+            let body::Received { bytes, share } = received;
+            let fields = api::json::parse(&bytes)?;
+            drop(bytes);
             let context = Context { app: &shared, loaded: shared.loaded()? };
             match handler {
                 Compute(compute) => compute(&context, &fields).map(Prepared::Value),
                 Generate(prepare) => {
                     let job = prepare(&context, &fields)?;
                     let logged = shared.log.is_some().then(|| Value::Object(fields));
-                    Ok(Prepared::Job(Box::new(job), logged))
+                    Ok(Prepared::Job(Box::new(job), share, logged))
                 }
                 Get(_) => Err(ApiError::internal("a GET endpoint got a body")),
             }
@@ -199,14 +201,15 @@ impl Call {
         })??;
         match prepared {
             Prepared::Value(value) => Ok(reply::json(&value)),
-            Prepared::Job(job, logged) => {
-                let record = logged.map(|request| stream::Record {
+            Prepared::Job(job, share, logged) => {
+                let record = logged.map(|request| Record {
                     request,
                     id: self.id,
                     peer: self.peer,
                     endpoint: path,
                 });
-                stream::run(app, *job, self.arrived, record).await
+                let line = Line::new(app.clone(), record, self.arrived);
+                stream::run(app, *job, share, line).await
             }
         }
     }
@@ -215,7 +218,7 @@ impl Call {
 /// What a worker made of a body.
 enum Prepared {
     Value(Value),
-    Job(Box<Job>, Option<Value>),
+    Job(Box<Job>, body::Share, Option<Value>),
 }
 
 /// 404, or 405 with the method that works.
