@@ -36,6 +36,8 @@ mod request_log;
 mod start;
 mod state;
 mod stream;
+#[cfg(test)]
+mod testing;
 
 use std::io::Write;
 use std::process::ExitCode;

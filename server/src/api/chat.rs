@@ -46,7 +46,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop")?,
+        stops: sampling::stops(&fields, "stop", max_tokens)?,
         logprobs: logprobs(&fields)?,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: false,
@@ -82,7 +82,7 @@ pub fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
 
 /// The tools that may be called; `tool_choice` "none" takes them away.
 fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
-    let tools = prompt::tools(fields, "parameters")?;
+    let tools = prompt::tools(fields, "parameters", |_| true)?;
     if fields.get("tool_choice").is_some_and(|choice| choice == "none") {
         return Ok(vec![]);
     }

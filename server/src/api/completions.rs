@@ -35,13 +35,14 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let logprobs = fields.count("logprobs", 0, TOP_LOGPROBS)?.map(|top| top as usize);
     let options = fields.object("stream_options")?;
     let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
+    let max_tokens = sampling::max_tokens(&fields, &["max_tokens", "n_predict"], 0)?;
+    let max_tokens = max_tokens.unwrap_or(default);
     let generation = Generation {
         prompts: prompts(&fields, &context.loaded.tokenizer)?,
         choices: choices as usize,
-        max_tokens: sampling::max_tokens(&fields, &["max_tokens", "n_predict"], 0)?
-            .unwrap_or(default),
+        max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop")?,
+        stops: sampling::stops(&fields, "stop", max_tokens)?,
         logprobs,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: fields.flag("echo", false)?,

@@ -5,9 +5,14 @@ use host::constrain::GrammarSpec;
 use host::sampling::SamplingParams;
 use serde_json::Value;
 
+use super::completions::token_ids;
 use super::json::{Fields, wrong};
+use crate::generation::Stops;
 use crate::http::ApiError;
-use crate::limits::{LOGIT_BIAS, MAX_TOKENS, STOP_BYTES, STOPS};
+use crate::limits::{
+    BAD_WORD_BYTES, BAD_WORDS, GUIDED_CHOICES, LOGIT_BIAS, MAX_TOKENS, STOP_BYTES, STOP_TOKENS,
+    STOPS,
+};
 
 /// One row a number: where it is kept, and its spellings.
 type Float = (&'static [&'static str], fn(&mut SamplingParams) -> &mut f32);
@@ -97,11 +102,46 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
     entries.iter().map(entry).collect()
 }
 
-/// `stop`: a string or a list of them.
+/// What ends an answer of at most `max_tokens`, and what it never says. `name` is the dialect's name
+/// of the strings.
 ///
 /// # Errors
-/// 400 naming the limit.
-pub fn stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
+/// 400 naming the field and its limit.
+pub fn stops(fields: &Fields<'_>, name: &str, max_tokens: usize) -> Result<Stops, ApiError> {
+    let min_tokens = fields.count("min_tokens", 0, MAX_TOKENS)?.unwrap_or(0) as usize;
+    if min_tokens > max_tokens {
+        let problem = format!("is {min_tokens}, more than the {max_tokens} tokens of the answer");
+        return Err(fields.error("min_tokens", problem));
+    }
+    let tokens = fields.list("stop_token_ids", STOP_TOKENS)?.unwrap_or(&[]);
+    Ok(Stops {
+        strings: stop(fields, name)?,
+        tokens: token_ids(tokens, &fields.path("stop_token_ids"))?,
+        include: fields.flag("include_stop_str_in_output", false)?,
+        min_tokens,
+        bad_words: bad_words(fields)?,
+    })
+}
+
+/// `bad_words`: a list of strings.
+fn bad_words(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let name = "bad_words";
+    let words = texts(fields.list(name, BAD_WORDS)?.unwrap_or(&[]), &fields.path(name))?;
+    for (index, word) in words.iter().enumerate() {
+        let entry = format!("{name}[{index}]");
+        if word.trim().is_empty() {
+            return Err(fields.error(&entry, "is empty"));
+        }
+        if word.len() > BAD_WORD_BYTES {
+            let problem = format!("has {} bytes, at most {BAD_WORD_BYTES} work", word.len());
+            return Err(fields.error(&entry, problem));
+        }
+    }
+    Ok(words)
+}
+
+/// `stop`: a string or a list of them.
+fn stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
     let path = fields.path(name);
     let stops = match fields.get(name) {
         None => vec![],
@@ -155,13 +195,9 @@ pub fn max_tokens(
 /// Fields that change what is generated and that nothing here honours: refused, not ignored. A
 /// value that asks for nothing is fine.
 const REFUSED: &[&str] = &[
-    "bad_words",
-    "stop_token_ids",
-    "min_tokens",
     "use_beam_search",
     "prompt_logprobs",
     "suffix",
-    "include_stop_str_in_output",
     "functions",
     "allowed_token_ids",
     "truncate_prompt_tokens",
@@ -214,12 +250,9 @@ pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, Api
         ("grammar", text("grammar")?.map(owned).map(GrammarSpec::Gbnf)),
         ("guided_regex", text("guided_regex")?.map(owned).map(GrammarSpec::Regex)),
         ("guided_grammar", text("guided_grammar")?.map(owned).map(GrammarSpec::Lark)),
+        ("guided_choice", choices(fields, "guided_choice")?),
+        ("structured_outputs", structured_outputs(fields)?),
     ];
-    for name in ["guided_choice", "structured_outputs"] {
-        if fields.get(name).is_some_and(asks_for_something) {
-            return Err(fields.error(name, "is not supported yet").code("unsupported"));
-        }
-    }
     let mut found = found.into_iter().filter_map(|(name, spec)| Some((fields.path(name), spec?)));
     match (found.next(), found.next()) {
         (Some((first, _)), Some((second, _))) => {
@@ -227,6 +260,40 @@ pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, Api
         }
         (found, _) => Ok(found),
     }
+}
+
+/// A list of texts of which the answer is one.
+fn choices(fields: &Fields<'_>, name: &str) -> Result<Option<GrammarSpec>, ApiError> {
+    let list = fields.list(name, GUIDED_CHOICES)?.unwrap_or(&[]);
+    let choices = texts(list, &fields.path(name))?;
+    if let Some(index) = choices.iter().position(String::is_empty) {
+        return Err(fields.error(&format!("{name}[{index}]"), "is empty"));
+    }
+    Ok((!choices.is_empty()).then_some(GrammarSpec::Choice(choices)))
+}
+
+/// vLLM's newer spelling of the `guided_` fields: one of them, in an object.
+fn structured_outputs(fields: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
+    let Some(inner) = fields.object("structured_outputs")? else { return Ok(None) };
+    let mut found = vec![];
+    for (name, value) in inner.map().iter().filter(|(_, value)| !value.is_null()) {
+        let text = || inner.needed_text(name).map(str::to_owned);
+        match name.as_str() {
+            "json" => found.push(GrammarSpec::JsonSchema(value.clone())),
+            "regex" => found.push(GrammarSpec::Regex(text()?)),
+            "grammar" => found.push(GrammarSpec::Lark(text()?)),
+            "choice" => found.extend(choices(&inner, name)?),
+            "json_object" if inner.flag(name, false)? => found.push(GrammarSpec::JsonObject),
+            "structural_tag" => {
+                return Err(inner.error(name, "is not supported yet").code("unsupported"));
+            }
+            _ => {}
+        }
+    }
+    if found.len() > 1 {
+        return Err(fields.error("structured_outputs", "names more than one kind of text"));
+    }
+    Ok(found.pop())
 }
 
 /// `format` of a field that says how the text must look, in OpenAI's responses and Anthropic's messages.
@@ -326,11 +393,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused_and_not_ignored() {
-        for name in ["guided_choice", "structured_outputs"] {
-            let body = json!({name: ["a"]});
-            let error = grammar(&Fields::new(body.as_object().unwrap())).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(name));
-        }
         let fine = json!({"response_format": {"type": "text"}, "grammar": "", "bad_words": [],
             "min_tokens": 0, "suffix": null, "unheard_of": 1});
         let fields = Fields::new(fine.as_object().unwrap());
@@ -339,7 +401,63 @@ mod tests {
         let two = json!({"grammar": "root ::= \"a\"", "guided_regex": "b"});
         let error = grammar(&Fields::new(two.as_object().unwrap())).unwrap_err();
         assert_eq!(error.message, "guided_regex: cannot be combined with grammar");
-        let bad = json!({"stop_token_ids": [1]});
+        let bad = json!({"suffix": "a"});
         assert!(refuse_unsupported(&Fields::new(bad.as_object().unwrap())).is_err());
+    }
+
+    #[test]
+    fn what_ends_an_answer_is_read_and_bounded() {
+        let read = |body: Value| stops(&Fields::new(body.as_object().unwrap()), "stop", 20);
+        let found = read(json!({"stop": "x", "stop_token_ids": [1, 2], "min_tokens": 20,
+            "include_stop_str_in_output": true, "bad_words": ["a b"]}))
+        .unwrap();
+        assert_eq!((found.strings, found.tokens), (vec!["x".to_owned()], vec![1, 2]));
+        assert_eq!((found.min_tokens, found.include), (20, true));
+        assert_eq!(found.bad_words, ["a b"]);
+        for (body, param, problem) in [
+            (json!({"stop_token_ids": [1, -1]}), "stop_token_ids[1]", "-1 is no token id"),
+            (json!({"stop_token_ids": 5}), "stop_token_ids", "expected an array"),
+            (json!({"stop_token_ids": vec![1; STOP_TOKENS + 1]}), "stop_token_ids", "at most"),
+            (json!({"min_tokens": 21}), "min_tokens", "more than the 20 tokens"),
+            (json!({"min_tokens": -1}), "min_tokens", "is -1"),
+            (json!({"bad_words": "a"}), "bad_words", "expected an array"),
+            (json!({"bad_words": [" "]}), "bad_words[0]", "is empty"),
+            (json!({"bad_words": ["a", "b".repeat(300)]}), "bad_words[1]", "at most 256"),
+            (json!({"bad_words": vec!["a"; BAD_WORDS + 1]}), "bad_words", "at most 256"),
+            (json!({"include_stop_str_in_output": 1}), "include_stop_str_in_output", "a boolean"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+            assert!(error.message.contains(problem), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn one_of_several_texts_can_be_asked_for_in_both_spellings() {
+        let read = |body: Value| grammar(&Fields::new(body.as_object().unwrap()));
+        let choice = |field: &str| {
+            let texts = vec!["a".to_owned(), "b".to_owned()];
+            Some((field.to_owned(), GrammarSpec::Choice(texts)))
+        };
+        assert_eq!(read(json!({"guided_choice": ["a", "b"]})).unwrap(), choice("guided_choice"));
+        let newer = json!({"structured_outputs": {"choice": ["a", "b"], "json": null}});
+        assert_eq!(read(newer).unwrap(), choice("structured_outputs"));
+        let regex = read(json!({"structured_outputs": {"regex": "a"}})).unwrap().unwrap();
+        assert_eq!(regex.1, GrammarSpec::Regex("a".to_owned()));
+        assert_eq!(read(json!({"guided_choice": [], "structured_outputs": {}})).unwrap(), None);
+        for (body, param) in [
+            (json!({"guided_choice": ["a", ""]}), "guided_choice[1]"),
+            (json!({"guided_choice": "a"}), "guided_choice"),
+            (json!({"guided_choice": vec!["a"; GUIDED_CHOICES + 1]}), "guided_choice"),
+            (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs"),
+            (json!({"structured_outputs": {"regex": 1}}), "structured_outputs.regex"),
+            (json!({"structured_outputs": ["a"]}), "structured_outputs"),
+            (
+                json!({"structured_outputs": {"structural_tag": "a"}}),
+                "structured_outputs.structural_tag",
+            ),
+        ] {
+            assert_eq!(read(body).unwrap_err().param.as_deref(), Some(param));
+        }
     }
 }

@@ -37,18 +37,32 @@ pub enum ToolChoice {
 /// The grammar of tool calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolCalls {
-    lark: String,
-    /// Whether reasoning may come before the calls.
-    reasons: bool,
+    /// Lark without its first rule.
+    rules: String,
+    /// What may come before: reasoning, where it is a part of the grammar.
+    reasoning: Option<String>,
+    /// The calls.
+    calls: String,
+    /// What stands in front of an answer without calls.
+    answer: String,
 }
 
 impl ToolCalls {
     pub(super) fn reasons(&self) -> bool {
-        self.reasons
+        self.reasoning.is_some()
     }
 
-    pub(super) fn lark(&self) -> &str {
-        &self.lark
+    /// The grammar of the calls.
+    pub(super) fn lark(&self) -> String {
+        let reasoning = self.reasoning.as_deref().unwrap_or_default();
+        format!("start: {reasoning} {}\n{}", self.calls, self.rules)
+    }
+
+    /// The same with another item in their place.
+    pub(super) fn lark_or(&self, other: &str) -> String {
+        let reasoning = self.reasoning.as_deref().unwrap_or_default();
+        let (calls, answer) = (&self.calls, &self.answer);
+        format!("start: {reasoning} (({calls}) | ({answer} {other}))\n{}", self.rules)
     }
 }
 
@@ -207,9 +221,7 @@ const CONTROL: &[&str] = &[
 
 /// The grammar that enforces `choice`; `None` where nothing is to be enforced (`Auto`, `None`).
 ///
-/// `parallel` lets an answer make several calls, where the family can. In the formats `qwen3-coder` and `gemma4`, which
-/// do not write JSON, the types, names and enumerations of a schema are enforced, and not the length, pattern or range
-/// of what stands in them.
+/// As of [`calls`].
 ///
 /// # Errors
 /// `Tools` when the choice cannot be met, `Limit` and `Invalid` as [`super::Grammars::compile`].
@@ -220,10 +232,30 @@ pub fn grammar(
     format: ToolFormat,
     tokenizer: &Tokenizer,
 ) -> Result<Option<ToolCalls>, ConstraintError> {
+    match choice {
+        ToolChoice::Auto | ToolChoice::None => Ok(None),
+        _ => calls(tools, choice, parallel, format, tokenizer).map(Some),
+    }
+}
+
+/// The grammar of calls of the tools: of the one that `choice` names, else of any.
+///
+/// `parallel` lets an answer make several calls, where the family can. In the formats `qwen3-coder` and `gemma4`, which
+/// do not write JSON, the types, names and enumerations of a schema are enforced, and not the length, pattern or range
+/// of what stands in them.
+///
+/// # Errors
+/// `Tools` when the choice cannot be met, `Limit` and `Invalid` as [`super::Grammars::compile`].
+pub fn calls(
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+    format: ToolFormat,
+    tokenizer: &Tokenizer,
+) -> Result<ToolCalls, ConstraintError> {
     let tools: Vec<&Tool> = match choice {
-        ToolChoice::Auto | ToolChoice::None => return Ok(None),
-        ToolChoice::Required => tools.iter().collect(),
         ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
+        _ => tools.iter().collect(),
     };
     if tools.is_empty() {
         return Err(ConstraintError::Tools(match choice {
@@ -244,8 +276,11 @@ pub fn grammar(
         ConstraintError::Tools("the model's chat template writes no tool calls".to_owned())
     })?;
     let mut writer = Writer { tokenizer, lark: String::new(), rules: 0 };
-    writer.calls(envelope, &tools, parallel)?;
-    Ok(Some(ToolCalls { lark: writer.lark, reasons: envelope.format == HARMONY }))
+    let calls = writer.calls(envelope, &tools, parallel)?;
+    let harmony = envelope.format == HARMONY;
+    let reasoning = harmony.then(|| writer.analysis());
+    let answer = if harmony { writer.text("<|channel|>final<|message|>") } else { String::new() };
+    Ok(ToolCalls { rules: writer.lark, reasoning, calls, answer })
 }
 
 /// Writes Lark.
@@ -262,7 +297,7 @@ impl Writer<'_> {
         envelope: &Envelope,
         tools: &[&Tool],
         parallel: bool,
-    ) -> Result<(), ConstraintError> {
+    ) -> Result<String, ConstraintError> {
         let mut calls = vec![];
         for tool in tools {
             calls.push(self.call(envelope, tool)?);
@@ -277,9 +312,7 @@ impl Writer<'_> {
             None => String::new(),
         };
         let (begin, end) = (self.text(envelope.begin), self.text(envelope.end));
-        let reasoning = if envelope.format == HARMONY { self.analysis() } else { String::new() };
-        writeln!(self.lark, "start: {reasoning} {begin} {call}{more} {end}").expect("strings grow");
-        Ok(())
+        Ok(format!("{begin} {call}{more} {end}"))
     }
 
     fn call(&mut self, envelope: &Envelope, tool: &Tool) -> Result<String, ConstraintError> {
@@ -382,7 +415,7 @@ fn object(schema: &Value) -> Result<Value, ConstraintError> {
 }
 
 /// A Lark string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 

@@ -6,13 +6,13 @@ use host::constrain::GrammarSpec;
 use host::constrain::tools::ToolChoice;
 use serde_json::{Map, Value, json};
 
-use super::json::{Fields, kind, wrong};
+use super::json::{Fields, wrong};
 use super::prompt::{self, Conversation};
 use super::{Context, Job, model, sampling};
 use crate::generation::Generation;
 use crate::http::ApiError;
 use crate::http::route::random_id;
-use crate::limits::{MESSAGES, TOOLS};
+use crate::limits::MESSAGES;
 use crate::output::{Reading, Wish};
 use tell::Message;
 
@@ -44,7 +44,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: 1,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop_sequences")?,
+        stops: sampling::stops(&fields, "stop_sequences", max_tokens)?,
         logprobs: None,
         ignore_eos: false,
         echo: false,
@@ -244,13 +244,8 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if tool_choice(fields)?.0 == ToolChoice::None {
         return Ok(vec![]);
     }
-    let list = fields.list("tools", TOOLS)?.unwrap_or(&[]);
-    let own = list
-        .iter()
-        .filter(|tool| tool.get("type").is_none_or(|kind| kind.is_null() || kind == "custom"));
-    let own = json!({"tools": own.collect::<Vec<_>>()});
-    let Value::Object(own) = &own else { return Err(ApiError::internal(kind(&own))) };
-    prompt::tools(&Fields::new(own), "input_schema")
+    let own = |tool: &Value| tool.get("type").is_none_or(|kind| kind.is_null() || kind == "custom");
+    prompt::tools(fields, "input_schema", own)
 }
 
 #[cfg(test)]
@@ -303,6 +298,19 @@ mod tests {
             without_billing("You are x-anthropic-billing-header:"),
             "You are x-anthropic-billing-header:"
         );
+    }
+
+    #[test]
+    fn a_tool_is_named_by_its_own_place() {
+        let tools = json!([{"type": "web_search_20250305", "name": "web_search"},
+            {"name": "a", "input_schema": {}}, {"name": "b", "input_schema": []}, {"name": 5}]);
+        let body = json!({"messages": [], "tools": tools});
+        let error = read(body).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("tools[2].input_schema"));
+        let body = json!({"messages": [], "tools": [{"type": "bash_20250124"}, {"name": 5}]});
+        assert_eq!(read(body).unwrap_err().param.as_deref(), Some("tools[1].name"));
+        let body = json!({"messages": [], "tools": ["x"]});
+        assert_eq!(read(body).unwrap_err().param.as_deref(), Some("tools[0]"));
     }
 
     #[test]

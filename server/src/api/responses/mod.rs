@@ -12,7 +12,7 @@ use super::{Context, Job, model, sampling, shortest};
 use crate::generation::Generation;
 use crate::http::ApiError;
 use crate::http::route::random_id;
-use crate::limits::{MESSAGES, TOOLS};
+use crate::limits::MESSAGES;
 use crate::output::{Reading, Wish};
 use crate::state::now;
 use tell::Response;
@@ -42,7 +42,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: 1,
         max_tokens: max_tokens.unwrap_or(usize::MAX),
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop")?,
+        stops: sampling::stops(&fields, "stop", max_tokens.unwrap_or(usize::MAX))?,
         logprobs: None,
         ignore_eos: false,
         echo: false,
@@ -209,11 +209,7 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if fields.get("tool_choice").is_some_and(|choice| choice == "none") {
         return Ok(vec![]);
     }
-    let list = fields.list("tools", TOOLS)?.unwrap_or(&[]);
-    let functions: Vec<&Value> = list.iter().filter(|tool| tool["type"] == "function").collect();
-    let mut own = Map::new();
-    own.insert("tools".to_owned(), json!(functions));
-    prompt::tools(&Fields::new(&own), "parameters")
+    prompt::tools(fields, "parameters", |tool| tool["type"] == "function")
 }
 
 #[cfg(test)]
@@ -240,6 +236,10 @@ mod tests {
             (json!({"input": 1}), "input"),
             (json!({"input": [{"type": "image_generation_call"}]}), "input[0].type"),
             (json!({"input": [{"role": "user"}]}), "input[0].content"),
+            (
+                json!({"input": "a", "tools": [{"type": "web_search"}, {"type": "function"}]}),
+                "tools[1].name",
+            ),
         ] {
             let error = conversation(&Fields::new(body.as_object().unwrap())).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param));
