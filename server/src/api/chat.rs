@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::json::Fields;
 use super::prompt::{self, Conversation};
-use super::{Context, FINGERPRINT, Job, logprob_entry, model, sampling, timings, usage};
+use super::{
+    Context, FINGERPRINT, Job, logprob_entry, model, sampling, shape, stops, timings, usage,
+};
 use crate::answer::{End, TokenEntry, Update};
 use crate::generation::Generation;
 use crate::http::route::random_id;
@@ -31,7 +33,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         tools: conversation.tools.clone(),
         choice: tool_choice(&fields)?,
         parallel: fields.flag("parallel_tool_calls", true)?,
-        grammar: sampling::grammar(&fields)?,
+        grammar: shape::grammar(&fields)?,
         reasoning: reasoning_format(&fields)?,
         think_budget: think_budget(&fields)?,
     };
@@ -46,7 +48,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stops: sampling::stops(&fields, "stop", max_tokens)?,
+        stops: stops::stops(&fields, "stop", max_tokens)?,
         logprobs: logprobs(&fields)?,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: false,

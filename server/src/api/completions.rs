@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{Head, finish_reason};
 use super::json::{Fields, wrong};
-use super::{Context, Job, model, sampling, shortest, timings, token_text, usage};
+use super::{Context, Job, model, sampling, shape, shortest, stops, timings, token_text, usage};
 use crate::answer::{TokenEntry, Update};
 use crate::generation::Generation;
 use crate::http::{ApiError, Dialect};
@@ -42,11 +42,11 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: choices as usize,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stops: sampling::stops(&fields, "stop", max_tokens)?,
+        stops: stops::stops(&fields, "stop", max_tokens)?,
         logprobs,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: fields.flag("echo", false)?,
-        reading: Reading::constrained(context.loaded, sampling::grammar(&fields)?)?,
+        reading: Reading::constrained(context.loaded, shape::grammar(&fields)?)?,
     };
     if let (true, Some(top)) = (generation.echo, logprobs) {
         check_scores(&fields, &generation, top)?;

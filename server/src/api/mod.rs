@@ -12,7 +12,9 @@ pub mod responses;
 #[cfg(test)]
 mod same;
 mod sampling;
+mod shape;
 pub mod status;
+mod stops;
 pub mod tokens;
 
 use serde_json::{Value, json};

@@ -1,18 +1,12 @@
-//! Fields that say how tokens are chosen, and what else bounds an answer, in every spelling that
-//! clients use.
+//! Fields that say how tokens are chosen and how many, in every spelling that clients use; and
+//! those that nothing honours.
 
-use host::constrain::GrammarSpec;
 use host::sampling::SamplingParams;
 use serde_json::Value;
 
-use super::completions::token_ids;
 use super::json::{Fields, wrong};
-use crate::generation::Stops;
 use crate::http::ApiError;
-use crate::limits::{
-    BAD_WORD_BYTES, BAD_WORDS, GUIDED_CHOICES, LOGIT_BIAS, MAX_TOKENS, STOP_BYTES, STOP_TOKENS,
-    STOPS,
-};
+use crate::limits::{LOGIT_BIAS, MAX_TOKENS};
 
 /// One row a number: where it is kept, and its spellings.
 type Float = (&'static [&'static str], fn(&mut SamplingParams) -> &mut f32);
@@ -102,64 +96,6 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
     entries.iter().map(entry).collect()
 }
 
-/// What ends an answer of at most `max_tokens`, and what it never says. `name` is the dialect's name
-/// of the strings.
-///
-/// # Errors
-/// 400 naming the field and its limit.
-pub fn stops(fields: &Fields<'_>, name: &str, max_tokens: usize) -> Result<Stops, ApiError> {
-    let min_tokens = fields.count("min_tokens", 0, MAX_TOKENS)?.unwrap_or(0) as usize;
-    if min_tokens > max_tokens {
-        let problem = format!("is {min_tokens}, more than the {max_tokens} tokens of the answer");
-        return Err(fields.error("min_tokens", problem));
-    }
-    let tokens = fields.list("stop_token_ids", STOP_TOKENS)?.unwrap_or(&[]);
-    Ok(Stops {
-        strings: stop(fields, name)?,
-        tokens: token_ids(tokens, &fields.path("stop_token_ids"))?,
-        include: fields.flag("include_stop_str_in_output", false)?,
-        min_tokens,
-        bad_words: bad_words(fields)?,
-    })
-}
-
-/// `bad_words`: a list of strings.
-fn bad_words(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let name = "bad_words";
-    let words = texts(fields.list(name, BAD_WORDS)?.unwrap_or(&[]), &fields.path(name))?;
-    for (index, word) in words.iter().enumerate() {
-        let entry = format!("{name}[{index}]");
-        if word.trim().is_empty() {
-            return Err(fields.error(&entry, "is empty"));
-        }
-        if word.len() > BAD_WORD_BYTES {
-            let problem = format!("has {} bytes, at most {BAD_WORD_BYTES} work", word.len());
-            return Err(fields.error(&entry, problem));
-        }
-    }
-    Ok(words)
-}
-
-/// `stop`: a string or a list of them.
-fn stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
-    let path = fields.path(name);
-    let stops = match fields.get(name) {
-        None => vec![],
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(list)) => texts(list, &path)?,
-        Some(other) => return Err(wrong(&path, "a string or an array of strings", other)),
-    };
-    if stops.len() > STOPS {
-        let problem = format!("has {} strings, at most {STOPS} work", stops.len());
-        return Err(fields.error(name, problem));
-    }
-    if let Some(stop) = stops.iter().find(|stop| stop.len() > STOP_BYTES) {
-        let problem = format!("a string has {} bytes, at most {STOP_BYTES} work", stop.len());
-        return Err(fields.error(name, problem));
-    }
-    Ok(stops.into_iter().filter(|stop| !stop.is_empty()).collect())
-}
-
 /// A list of strings.
 ///
 /// # Errors
@@ -235,104 +171,6 @@ fn asks_for_something(value: &Value) -> bool {
     }
 }
 
-/// What the text must be, in every spelling, with the field that says so.
-///
-/// # Errors
-/// 400 naming the field.
-pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
-    let text = |name| fields.text(name).map(|text| text.filter(|text| !text.is_empty()));
-    let schema = |name| fields.get(name).cloned().map(GrammarSpec::JsonSchema);
-    let owned = str::to_owned;
-    let found = [
-        ("response_format", response_format(fields)?),
-        ("json_schema", schema("json_schema")),
-        ("guided_json", schema("guided_json")),
-        ("grammar", text("grammar")?.map(owned).map(GrammarSpec::Gbnf)),
-        ("guided_regex", text("guided_regex")?.map(owned).map(GrammarSpec::Regex)),
-        ("guided_grammar", text("guided_grammar")?.map(owned).map(GrammarSpec::Lark)),
-        ("guided_choice", choices(fields, "guided_choice")?),
-        ("structured_outputs", structured_outputs(fields)?),
-    ];
-    let mut found = found.into_iter().filter_map(|(name, spec)| Some((fields.path(name), spec?)));
-    match (found.next(), found.next()) {
-        (Some((first, _)), Some((second, _))) => {
-            Err(ApiError::field(second, format!("cannot be combined with {first}")))
-        }
-        (found, _) => Ok(found),
-    }
-}
-
-/// A list of texts of which the answer is one.
-fn choices(fields: &Fields<'_>, name: &str) -> Result<Option<GrammarSpec>, ApiError> {
-    let list = fields.list(name, GUIDED_CHOICES)?.unwrap_or(&[]);
-    let choices = texts(list, &fields.path(name))?;
-    if let Some(index) = choices.iter().position(String::is_empty) {
-        return Err(fields.error(&format!("{name}[{index}]"), "is empty"));
-    }
-    Ok((!choices.is_empty()).then_some(GrammarSpec::Choice(choices)))
-}
-
-/// vLLM's newer spelling of the `guided_` fields: one of them, in an object.
-fn structured_outputs(fields: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
-    let Some(inner) = fields.object("structured_outputs")? else { return Ok(None) };
-    let mut found = vec![];
-    for (name, value) in inner.map().iter().filter(|(_, value)| !value.is_null()) {
-        let text = || inner.needed_text(name).map(str::to_owned);
-        match name.as_str() {
-            "json" => found.push(GrammarSpec::JsonSchema(value.clone())),
-            "regex" => found.push(GrammarSpec::Regex(text()?)),
-            "grammar" => found.push(GrammarSpec::Lark(text()?)),
-            "choice" => found.extend(choices(&inner, name)?),
-            "json_object" if inner.flag(name, false)? => found.push(GrammarSpec::JsonObject),
-            "structural_tag" => {
-                return Err(inner.error(name, "is not supported yet").code("unsupported"));
-            }
-            _ => {}
-        }
-    }
-    if found.len() > 1 {
-        return Err(fields.error("structured_outputs", "names more than one kind of text"));
-    }
-    Ok(found.pop())
-}
-
-/// `format` of a field that says how the text must look, in OpenAI's responses and Anthropic's messages.
-///
-/// # Errors
-/// 400 naming the field.
-pub fn format(parent: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
-    let Some(format) = parent.object("format")? else { return Ok(None) };
-    let spec = match format.needed_text("type")? {
-        "text" => return Ok(None),
-        "json_object" => GrammarSpec::JsonObject,
-        "json_schema" => {
-            let missing = || format.error("schema", "is missing");
-            GrammarSpec::JsonSchema(format.get("schema").cloned().ok_or_else(missing)?)
-        }
-        other => {
-            let problem = format!("is {other:?}, expected text, json_object or json_schema");
-            return Err(format.error("type", problem));
-        }
-    };
-    Ok(Some((parent.path("format"), spec)))
-}
-
-fn response_format(fields: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
-    let Some(format) = fields.object("response_format")? else { return Ok(None) };
-    match format.needed_text("type")? {
-        "text" => Ok(None),
-        "json_object" => Ok(Some(GrammarSpec::JsonObject)),
-        "json_schema" => {
-            let named = format.object("json_schema")?;
-            let schema = named.as_ref().and_then(|named| named.get("schema"));
-            let missing = || format.error("json_schema.schema", "is missing");
-            Ok(Some(GrammarSpec::JsonSchema(schema.ok_or_else(missing)?.clone())))
-        }
-        other => Err(format
-            .error("type", format!("is {other:?}, expected text, json_object or json_schema"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -379,85 +217,10 @@ mod tests {
     }
 
     #[test]
-    fn stops_and_lengths_are_bounded() {
-        let read = |body: Value| {
-            let fields = Fields::new(body.as_object().unwrap()).clone();
-            stop(&fields, "stop").map_err(|error| error.message)
-        };
-        assert_eq!(read(json!({"stop": "a"})).unwrap(), ["a"]);
-        assert_eq!(read(json!({"stop": ["a", "", "b"]})).unwrap(), ["a", "b"]);
-        assert!(read(json!({"stop": vec!["a"; 17]})).unwrap_err().contains("at most 16"));
-        assert!(read(json!({"stop": "a".repeat(1025)})).unwrap_err().contains("1025 bytes"));
-        assert!(read(json!({"stop": [1]})).unwrap_err().starts_with("stop[0]: is a number"));
-    }
-
-    #[test]
     fn what_cannot_be_honoured_is_refused_and_not_ignored() {
-        let fine = json!({"response_format": {"type": "text"}, "grammar": "", "bad_words": [],
-            "min_tokens": 0, "suffix": null, "unheard_of": 1});
-        let fields = Fields::new(fine.as_object().unwrap());
-        assert_eq!(grammar(&fields).unwrap(), None);
-        refuse_unsupported(&fields).unwrap();
-        let two = json!({"grammar": "root ::= \"a\"", "guided_regex": "b"});
-        let error = grammar(&Fields::new(two.as_object().unwrap())).unwrap_err();
-        assert_eq!(error.message, "guided_regex: cannot be combined with grammar");
+        let fine = json!({"documents": [], "prompt_logprobs": 0, "suffix": null, "unheard_of": 1});
+        refuse_unsupported(&Fields::new(fine.as_object().unwrap())).unwrap();
         let bad = json!({"suffix": "a"});
         assert!(refuse_unsupported(&Fields::new(bad.as_object().unwrap())).is_err());
-    }
-
-    #[test]
-    fn what_ends_an_answer_is_read_and_bounded() {
-        let read = |body: Value| stops(&Fields::new(body.as_object().unwrap()), "stop", 20);
-        let found = read(json!({"stop": "x", "stop_token_ids": [1, 2], "min_tokens": 20,
-            "include_stop_str_in_output": true, "bad_words": ["a b"]}))
-        .unwrap();
-        assert_eq!((found.strings, found.tokens), (vec!["x".to_owned()], vec![1, 2]));
-        assert_eq!((found.min_tokens, found.include), (20, true));
-        assert_eq!(found.bad_words, ["a b"]);
-        for (body, param, problem) in [
-            (json!({"stop_token_ids": [1, -1]}), "stop_token_ids[1]", "-1 is no token id"),
-            (json!({"stop_token_ids": 5}), "stop_token_ids", "expected an array"),
-            (json!({"stop_token_ids": vec![1; STOP_TOKENS + 1]}), "stop_token_ids", "at most"),
-            (json!({"min_tokens": 21}), "min_tokens", "more than the 20 tokens"),
-            (json!({"min_tokens": -1}), "min_tokens", "is -1"),
-            (json!({"bad_words": "a"}), "bad_words", "expected an array"),
-            (json!({"bad_words": [" "]}), "bad_words[0]", "is empty"),
-            (json!({"bad_words": ["a", "b".repeat(300)]}), "bad_words[1]", "at most 256"),
-            (json!({"bad_words": vec!["a"; BAD_WORDS + 1]}), "bad_words", "at most 256"),
-            (json!({"include_stop_str_in_output": 1}), "include_stop_str_in_output", "a boolean"),
-        ] {
-            let error = read(body).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
-            assert!(error.message.contains(problem), "{}", error.message);
-        }
-    }
-
-    #[test]
-    fn one_of_several_texts_can_be_asked_for_in_both_spellings() {
-        let read = |body: Value| grammar(&Fields::new(body.as_object().unwrap()));
-        let choice = |field: &str| {
-            let texts = vec!["a".to_owned(), "b".to_owned()];
-            Some((field.to_owned(), GrammarSpec::Choice(texts)))
-        };
-        assert_eq!(read(json!({"guided_choice": ["a", "b"]})).unwrap(), choice("guided_choice"));
-        let newer = json!({"structured_outputs": {"choice": ["a", "b"], "json": null}});
-        assert_eq!(read(newer).unwrap(), choice("structured_outputs"));
-        let regex = read(json!({"structured_outputs": {"regex": "a"}})).unwrap().unwrap();
-        assert_eq!(regex.1, GrammarSpec::Regex("a".to_owned()));
-        assert_eq!(read(json!({"guided_choice": [], "structured_outputs": {}})).unwrap(), None);
-        for (body, param) in [
-            (json!({"guided_choice": ["a", ""]}), "guided_choice[1]"),
-            (json!({"guided_choice": "a"}), "guided_choice"),
-            (json!({"guided_choice": vec!["a"; GUIDED_CHOICES + 1]}), "guided_choice"),
-            (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs"),
-            (json!({"structured_outputs": {"regex": 1}}), "structured_outputs.regex"),
-            (json!({"structured_outputs": ["a"]}), "structured_outputs"),
-            (
-                json!({"structured_outputs": {"structural_tag": "a"}}),
-                "structured_outputs.structural_tag",
-            ),
-        ] {
-            assert_eq!(read(body).unwrap_err().param.as_deref(), Some(param));
-        }
     }
 }

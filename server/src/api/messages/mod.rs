@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::json::{Fields, wrong};
 use super::prompt::{self, Conversation};
-use super::{Context, Job, model, sampling};
+use super::{Context, Job, model, sampling, shape, stops};
 use crate::generation::Generation;
 use crate::http::ApiError;
 use crate::http::route::random_id;
@@ -33,7 +33,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         tools: conversation.tools.clone(),
         choice,
         parallel,
-        grammar: output_format(&fields)?.or(sampling::grammar(&fields)?),
+        grammar: output_format(&fields)?.or(shape::grammar(&fields)?),
         reasoning: None,
         think_budget: thinking(&fields)?.1,
     };
@@ -44,7 +44,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: 1,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stops: sampling::stops(&fields, "stop_sequences", max_tokens)?,
+        stops: stops::stops(&fields, "stop_sequences", max_tokens)?,
         logprobs: None,
         ignore_eos: false,
         echo: false,
@@ -68,7 +68,7 @@ pub fn count_tokens(context: &Context<'_>, body: &Map<String, Value>) -> Result<
 /// `output_config.format`.
 fn output_format(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
     let config = fields.object("output_config")?;
-    Ok(config.map(|config| sampling::format(&config)).transpose()?.flatten())
+    Ok(config.map(|config| shape::format(&config)).transpose()?.flatten())
 }
 
 /// `thinking`: whether the template shall ask for it, and how many tokens it may take.

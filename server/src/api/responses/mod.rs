@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::chat::tool_choice;
 use super::json::{Fields, wrong};
 use super::prompt::{self, Conversation};
-use super::{Context, Job, model, sampling, shortest};
+use super::{Context, Job, model, sampling, shape, shortest, stops};
 use crate::generation::Generation;
 use crate::http::ApiError;
 use crate::http::route::random_id;
@@ -42,7 +42,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: 1,
         max_tokens: max_tokens.unwrap_or(usize::MAX),
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stops: sampling::stops(&fields, "stop", max_tokens.unwrap_or(usize::MAX))?,
+        stops: stops::stops(&fields, "stop", max_tokens.unwrap_or(usize::MAX))?,
         logprobs: None,
         ignore_eos: false,
         echo: false,
@@ -95,8 +95,8 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
 /// `text.format`.
 fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
     let text = fields.object("text")?;
-    let format = text.map(|text| sampling::format(&text)).transpose()?.flatten();
-    Ok(format.or(sampling::grammar(fields)?))
+    let format = text.map(|text| shape::format(&text)).transpose()?.flatten();
+    Ok(format.or(shape::grammar(fields)?))
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
