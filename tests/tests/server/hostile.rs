@@ -4,7 +4,9 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::support::{CHAT, DIALECTS, PATIENCE, Server, chat, read, refused, request, with};
+use crate::support::{
+    CHAT, DIALECTS, Dialect, PATIENCE, Server, chat, read, refused, request, with,
+};
 
 #[test]
 fn bodies_that_are_no_json_object() {
@@ -15,6 +17,7 @@ fn bodies_that_are_no_json_object() {
         refused(&server, path, b"\xff\xfe", 400, "not UTF-8");
         refused(&server, path, b"", 400, "not JSON");
         refused(&server, path, b"{\"a\":", 400, "not JSON");
+        refused(&server, path, b"{\"temperature\": NaN}", 400, "not JSON");
         refused(&server, path, b"[]", 400, "expected a JSON object");
         refused(&server, path, deep.as_bytes(), 400, "recursion");
         refused(&server, path, many.as_bytes(), 400, "JSON values");
@@ -140,11 +143,12 @@ fn paths_in_a_request_open_no_files() {
     assert!(made.success());
     let fresh = scratch.dir().join("fresh");
     let server = Server::start(&[]);
-    for (path, body) in DIALECTS.into_iter().chain([
-        ("/v1/completions", (|text| json!({"prompt": text, "max_tokens": 2})) as fn(&str) -> _),
+    let others: [Dialect; 3] = [
+        ("/v1/completions", |text| json!({"prompt": text, "max_tokens": 2})),
         ("/tokenize", |text| json!({"content": text})),
         ("/v1/messages/count_tokens", |text| chat(text, 1)),
-    ]) {
+    ];
+    for (path, body) in DIALECTS.into_iter().chain(others) {
         for file in [&pipe, &fresh] {
             let file = file.to_str().unwrap();
             let named = json!({"model": file, "lora": file, "log": file, "mmproj": file,

@@ -274,11 +274,13 @@ Call one: <tool_call>{"name": a name, "arguments": an object}</tool_call>
 {% endif %}{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"#;
 
-/// A small conversation of each dialect that has one, and how it bounds its answer: the path, and the
-/// body of a request that says `content`.
-pub const DIALECTS: [(&str, fn(&str) -> Value); 3] = [
+/// A path, and the body of a small request there that says something.
+pub type Dialect = (&'static str, fn(&str) -> Value);
+
+/// Every dialect that has conversations.
+pub const DIALECTS: [Dialect; 3] = [
     (CHAT, |content| chat(content, 4)),
-    ("/v1/messages", |content| with(chat(content, 4), json!({}))),
+    ("/v1/messages", |content| chat(content, 4)),
     ("/v1/responses", |content| json!({"input": content, "max_output_tokens": 4})),
 ];
 
