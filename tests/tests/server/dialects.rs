@@ -35,7 +35,6 @@ fn every_dialect_bounds_what_all_of_them_know() {
         (json!({"logit_bias": biases}), "logit_bias: has 1025 entries, at most 1024"),
         (json!({"logit_bias": {"768": 1}}), "logit_bias names token 768"),
         (json!({"model": ["a"]}), "model: is an array"),
-        (json!({"stream": 1}), "stream: is a number"),
         (json!({"guided_regex": "(a"}), "guided_regex: the regular expression"),
         (json!({"guided_regex": "x".repeat(9000)}), "is 9000, at most 8192"),
         (json!({"guided_regex": "(a{1,9999}){1,10001}"}), "repetition count is 10001"),
@@ -65,6 +64,8 @@ fn every_dialect_bounds_what_all_of_them_know() {
         for (more, expected) in &cases {
             check(&server, path, &with(body("hi"), more.clone()), expected);
         }
+        let odd = with(body("hi"), json!({"stream": 1})).to_string();
+        refused(&server, path, odd.as_bytes(), 400, "stream: is a number, expected a boolean");
         let words = "word ".repeat(600);
         check(&server, path, &body(&words), "the context holds 512");
         assert_eq!(server.post(path, &body("hi")).status, 200, "{path}");
