@@ -58,7 +58,7 @@ impl Line {
     }
 
     /// Writes it: the answer is whole, or ended by this error.
-    pub fn end(mut self, error: Option<&ApiError>) {
+    pub fn end(&mut self, error: Option<&ApiError>) {
         self.write(error);
     }
 

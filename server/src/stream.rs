@@ -211,11 +211,10 @@ pub async fn run(
         return Ok(reply::events(receiver));
     }
     let ended = collect(answer, &mut line.collected).await;
-    let told = teller.whole(&line.collected.choices, &line.collected.totals);
     drop(share);
     line.end(ended.as_ref().err());
     ended?;
-    Ok(reply::json(&told))
+    Ok(reply::json(&teller.whole(&line.collected.choices, &line.collected.totals)))
 }
 
 /// What is kept of an answer.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use host::engine::{Engine, EngineOptions, LoadProgress};
 use host::sampling::SamplingParams;
-use host::text::ReasoningFormat;
+use host::text::{ReasoningFormat, ToolFormat};
 
 use crate::generation::{Generation, Stops};
 use crate::output::Reading;
@@ -44,7 +44,10 @@ pub fn app(together: usize, waiting: usize) -> Arc<App> {
     let engine = Engine::load(options, &mut Silent).expect("the model can be loaded");
     let tokenizer = engine.tokenizer().cloned().expect("it has a vocabulary");
     let app = App::new(Options { places: together + waiting, ..Options::default() });
-    app.set_loaded(Loaded::new(engine, tokenizer, "tiny".into(), ReasoningFormat::None, 0.0));
+    let loaded = Loaded::new(engine, tokenizer, "tiny".into(), ReasoningFormat::DeepSeek, 0.5);
+    // its own template speaks of no tools
+    let tool_format = ToolFormat::named("hermes").expect("there is one");
+    app.set_loaded(Loaded { tool_format, ..loaded });
     Arc::new(app)
 }
 

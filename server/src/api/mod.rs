@@ -3,6 +3,8 @@
 
 pub mod chat;
 pub mod completions;
+#[cfg(test)]
+mod hostile;
 pub mod json;
 pub mod messages;
 pub mod models;
