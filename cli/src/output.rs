@@ -68,7 +68,9 @@ pub(crate) fn shortest(value: f32) -> Value {
 
 fn finish_reason(reason: &FinishReason) -> &'static str {
     match reason {
-        FinishReason::EndOfGeneration | FinishReason::StopString(_) => "stop",
+        FinishReason::EndOfGeneration
+        | FinishReason::StopString(_)
+        | FinishReason::StopToken(_) => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
     }

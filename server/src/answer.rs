@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use host::engine::{
-    Canceller, Event, FinishReason, RequestHandle, SubmitError, Timings, TokenLogprob,
+    Canceller, Event, FinishReason, Place, RequestHandle, SubmitError, Timings, TokenLogprob,
 };
 use host::sampling::top_logprobs;
 use host::text::{OutputParser, Tokenizer};
@@ -141,20 +141,11 @@ impl Answer {
         }
     }
 
-    /// Hands a choice to the engine. A request that was just dropped holds its place there until
-    /// the current step is over, so a full engine is asked again for a while.
+    /// Hands a choice to the engine.
     async fn submit(&mut self, choice: usize) -> Result<(), ApiError> {
-        const PATIENCE: Duration = Duration::from_secs(30);
-        let began = Instant::now();
-        let handle = loop {
-            match self.app.loaded()?.engine.submit(self.generation.request(choice)) {
-                Ok(handle) => break handle,
-                Err(SubmitError::Busy { .. }) if began.elapsed() < PATIENCE => {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let place = place(&self.app).await?;
+        let engine = &self.app.loaded()?.engine;
+        let handle = engine.submit_to(place, self.generation.request(choice))?;
         let prompt_tokens = self.generation.prompts[choice / self.generation.choices].len();
         if choice.is_multiple_of(self.generation.choices) {
             self.app.metrics.prompt_tokens.inc_by(prompt_tokens as u64);
@@ -229,6 +220,22 @@ impl Answer {
             }
         }
         Ok(())
+    }
+}
+
+/// A place in the engine. A request that was just dropped holds its own until the current step is
+/// over, so a full engine is asked again for a while.
+async fn place(app: &App) -> Result<Place, ApiError> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let began = Instant::now();
+    loop {
+        match app.loaded()?.engine.place() {
+            Ok(place) => return Ok(place),
+            Err(SubmitError::Busy { .. }) if began.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -331,6 +338,7 @@ async fn evaluate(
     // Whoever drops this future wants no scores any more.
     let wanted = CancelOnDrop(Canceller::default());
     let canceller = wanted.0.clone();
+    let place = place(&app).await?;
     let work = move || {
         let loaded = app.loaded()?;
         let first = TokenEntry {
@@ -351,12 +359,11 @@ async fn evaluate(
                 let _ = sender.send((id, TokenLogprob { logprob, top })); // the receiver waits
             }
         };
-        loaded.engine.evaluate_until(prompt, 0, Box::new(visit), canceller).map_err(|error| {
-            match error {
-                host::engine::EngineError::Submit(error) => error.into(),
-                host::engine::EngineError::Request(error) => error.into(),
-                other => ApiError::internal(host::program::chain(&other)),
-            }
+        let evaluated = loaded.engine.evaluate_in(place, prompt, 0, Box::new(visit), canceller);
+        evaluated.map_err(|error| match error {
+            host::engine::EngineError::Submit(error) => error.into(),
+            host::engine::EngineError::Request(error) => error.into(),
+            other => ApiError::internal(host::program::chain(&other)),
         })?;
         let tokenizer = &loaded.tokenizer;
         entries.extend(receiver.iter().map(|(id, logprob)| entry(tokenizer, id, &logprob)));
@@ -390,5 +397,42 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    /// Frees the only place of an engine after a while.
+    fn occupy(app: &Arc<App>) -> tokio::task::JoinHandle<()> {
+        let held = app.loaded().unwrap().engine.place().unwrap();
+        assert!(app.loaded().unwrap().engine.place().is_err(), "it has one place");
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            drop(held);
+        })
+    }
+
+    #[test]
+    fn a_full_engine_is_asked_again_for_answers_and_for_scores() {
+        testing::run(async {
+            let app = testing::app(1, 0);
+            let freed = occupy(&app);
+            let scores = evaluate(app.clone(), vec![1, 5, 9], 0).await.unwrap();
+            assert_eq!(scores.len(), 3);
+            freed.await.unwrap();
+            let freed = occupy(&app);
+            let ticket = app.gate.ticket(1).unwrap();
+            let generation = testing::generation(vec![1, 5, 9], 2);
+            let mut answer = Answer::new(app.clone(), generation, ticket, Instant::now());
+            let mut ended = false;
+            while let Some(update) = answer.next().await.unwrap() {
+                ended |= update.end.is_some();
+            }
+            assert!(ended);
+            freed.await.unwrap();
+        });
     }
 }

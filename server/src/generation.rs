@@ -18,8 +18,8 @@ pub struct Generation {
     pub max_tokens: usize,
     /// How to choose tokens. With a seed, choice `i` takes seed + i.
     pub sampling: SamplingParams,
-    /// Strings that end an answer.
-    pub stop: Vec<String>,
+    /// What ends an answer, and what it never says.
+    pub stops: Stops,
     /// Report this many best tokens of each step; `Some(0)` the chosen one alone.
     pub logprobs: Option<usize>,
     /// End-of-generation tokens are never chosen.
@@ -28,6 +28,21 @@ pub struct Generation {
     pub echo: bool,
     /// How the answers are bound and read.
     pub reading: Reading,
+}
+
+/// What ends an answer, and what it never says.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    /// Strings that end it.
+    pub strings: Vec<String>,
+    /// Tokens that end it.
+    pub tokens: Vec<u32>,
+    /// What ended it is the end of its text.
+    pub include: bool,
+    /// Tokens before which nothing ends it.
+    pub min_tokens: usize,
+    /// Texts that never come.
+    pub bad_words: Vec<String>,
 }
 
 impl Generation {
@@ -41,7 +56,17 @@ impl Generation {
                 return Err(ApiError { param: Some(field.to_owned()), ..error.into() });
             }
         }
-        Ok(self.sampling.validate(loaded.engine.info().vocab_size)?)
+        let vocab_size = loaded.engine.info().vocab_size;
+        let unknown = |&&id: &&u32| id as usize >= vocab_size;
+        if let Some(id) = self.stops.tokens.iter().find(unknown) {
+            let problem = format!("names token {id}, expected one below {vocab_size}");
+            return Err(ApiError::field("stop_token_ids", problem));
+        }
+        for word in &self.stops.bad_words {
+            let encoded = loaded.tokenizer.encode(word, false, false);
+            encoded.map_err(|error| ApiError::field("bad_words", error.to_string()))?;
+        }
+        Ok(self.sampling.validate(vocab_size)?)
     }
 
     /// All answers, prompt by prompt.
@@ -58,7 +83,11 @@ impl Generation {
             prompt: self.prompts[index / self.choices].clone(),
             max_tokens: self.max_tokens,
             sampling,
-            stop: self.stop.clone(),
+            stop: self.stops.strings.clone(),
+            stop_tokens: self.stops.tokens.clone(),
+            include_stop: self.stops.include,
+            min_tokens: self.stops.min_tokens,
+            bad_words: self.stops.bad_words.clone(),
             logprobs: self.logprobs,
             ignore_eos: self.ignore_eos,
             shown_tokens: self.reading.shown_tokens.clone(),

@@ -12,7 +12,7 @@ pub const HEADERS: usize = 100;
 pub const HEAD_TIME: Duration = Duration::from_secs(15);
 /// Bytes of a body.
 pub const BODY_BYTES: usize = 32 << 20;
-/// Bytes of all bodies that are being received or read.
+/// Bytes of all bodies whose requests are not answered.
 pub const ALL_BODY_BYTES: usize = 256 << 20;
 /// Time for a body to arrive.
 pub const BODY_TIME: Duration = Duration::from_secs(60);
@@ -44,6 +44,14 @@ pub const LISTED_TOKENS: usize = 1 << 20;
 pub const STOPS: usize = 16;
 /// Bytes of a stop string.
 pub const STOP_BYTES: usize = 1024;
+/// Tokens that end an answer.
+pub const STOP_TOKENS: usize = 256;
+/// Texts that an answer never says.
+pub const BAD_WORDS: usize = 256;
+/// Bytes of one of them.
+pub const BAD_WORD_BYTES: usize = 256;
+/// Texts of which an answer is one.
+pub const GUIDED_CHOICES: usize = 4096;
 /// Entries of `logit_bias`.
 pub const LOGIT_BIAS: usize = 1024;
 /// Messages of a conversation.

@@ -12,6 +12,8 @@
 //! | `http` | connections, bodies, guards, routes; errors in the dialect spoken |
 //! | `api` | one file a dialect: JSON → [`generation::Generation`], updates → events or JSON |
 //! | `answer` | the engine's events of all choices of a request, as updates |
+//! | `stream` | an answer sent as it comes, or collected |
+//! | `record` | the line of a request in the log |
 //! | `output` | how answers are bound and read: grammars, tool calls, thoughts |
 //! | `gate` | how many requests run, and how many wait |
 //! | `limits` | every bound |
@@ -31,10 +33,13 @@ mod http;
 mod limits;
 mod metrics;
 mod output;
+mod record;
 mod request_log;
 mod start;
 mod state;
 mod stream;
+#[cfg(test)]
+mod testing;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -102,9 +102,6 @@ impl Reading {
         };
         let think_budget = match (&markers, budget(loaded, &wish, max_tokens)) {
             (Some(markers), Some(tokens)) => {
-                // behind the marker a grammar holds, which knows nothing of white space put there
-                let bare = ThinkMarkers { end: markers.close, ..*markers };
-                let markers = if constraint.is_some() { &bare } else { markers };
                 let budget = ThinkBudget::new(loaded.tokenizer.clone(), markers, opened, tokens);
                 Some(budget.map_err(|error| ApiError::internal(error.to_string()))?)
             }
@@ -137,15 +134,20 @@ fn constraint(
     wish: &Wish,
     tools: &[Tool],
 ) -> Result<Option<Constraint>, ApiError> {
-    let calls =
-        tools::grammar(tools, &wish.choice, wish.parallel, loaded.tool_format, &loaded.tokenizer);
-    match (calls.map_err(|error| refusal("tool_choice", &error))?, &wish.grammar) {
+    let (format, tokenizer) = (loaded.tool_format, &loaded.tokenizer);
+    let calls = tools::grammar(tools, &wish.choice, wish.parallel, format, tokenizer);
+    match (calls.map_err(bad_tools)?, &wish.grammar) {
         (None, None) => Ok(None),
-        (None, Some((field, _))) if !tools.is_empty() => {
-            let problem = "cannot be combined with tools that may be called";
-            Err(ApiError::field(field.clone(), problem))
+        (None, Some((field, spec))) => {
+            let alone = compile(loaded, field, spec)?;
+            if tools.is_empty() {
+                return Ok(Some(alone));
+            }
+            // An answer is calls, or text of the grammar.
+            let calls = tools::calls(tools, &wish.choice, wish.parallel, format, tokenizer);
+            let calls = calls.map_err(bad_tools)?;
+            compile(loaded, "tools", &GrammarSpec::CallsOr(calls, Box::new(spec.clone()))).map(Some)
         }
-        (None, Some((field, spec))) => compile(loaded, field, spec).map(Some),
         (Some(_), Some((field, _))) => {
             let problem = "cannot be combined with a tool_choice that asks for a call";
             Err(ApiError::field(field.clone(), problem))
@@ -156,6 +158,14 @@ fn constraint(
 
 fn compile(loaded: &Loaded, field: &str, spec: &GrammarSpec) -> Result<Constraint, ApiError> {
     loaded.grammars.compile(spec).map_err(|error| refusal(field, &error))
+}
+
+/// The fault is that of the choice, or of a tool.
+fn bad_tools(error: ConstraintError) -> ApiError {
+    match error {
+        ConstraintError::Tools(problem) => ApiError::field("tool_choice", problem),
+        error => refusal("tools", &error),
+    }
 }
 
 fn refusal(field: &str, error: &ConstraintError) -> ApiError {

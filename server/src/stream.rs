@@ -1,23 +1,24 @@
 //! Sends an answer: event by event while it comes, or collected at its end.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use host::engine::Timings;
+use host::text::output::join;
 use hyper::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::answer::{Answer, End, TokenEntry, Update};
 use crate::api::Job;
+use crate::http::body::Share;
 use crate::http::{ApiError, Body, reply};
 use crate::limits::KEEP_ALIVE;
 use crate::output::Piece;
-use crate::state::{App, now};
+use crate::record::{Line, gone};
+use crate::state::App;
 
 /// Frames that wait for the client, beyond what the connection buffers.
 const FRAMES: usize = 16;
@@ -78,12 +79,8 @@ impl Frames {
 /// A collected choice.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// Its thoughts.
-    pub reasoning: String,
-    /// What it says.
-    pub content: String,
-    /// Its tool calls.
-    pub tools: Vec<ToolCall>,
+    /// What it consists of, in the order in which it came; neighbours of one kind are one piece.
+    pub pieces: Vec<Piece>,
     /// Its tokens, when log-probabilities were asked for.
     pub tokens: Vec<TokenEntry>,
     /// How it ended.
@@ -102,24 +99,49 @@ pub struct ToolCall {
 }
 
 impl Choice {
-    fn take(&mut self, update: Update) {
-        for piece in update.pieces {
-            match piece {
-                Piece::Reasoning(text) => self.reasoning.push_str(&text),
-                Piece::Content(text) => self.content.push_str(&text),
-                Piece::ToolStart { id, name, .. } => {
-                    let id = id.unwrap_or_default();
-                    self.tools.push(ToolCall { id, name, arguments: String::new() });
-                }
-                Piece::ToolArguments { index, fragment } => {
-                    if let Some(tool) = self.tools.get_mut(index) {
-                        tool.arguments.push_str(&fragment);
-                    }
-                }
-            }
-        }
+    /// Takes what became known of it.
+    pub fn take(&mut self, update: Update) {
+        update.pieces.into_iter().for_each(|piece| join(&mut self.pieces, piece));
         self.tokens.extend(update.tokens);
         self.end = update.end.or(self.end.take());
+    }
+
+    /// All of its thoughts.
+    pub fn reasoning(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Reasoning(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(text).collect()
+    }
+
+    /// All that it says.
+    pub fn content(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Content(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(text).collect()
+    }
+
+    /// Its tool calls.
+    pub fn tools(&self) -> Vec<ToolCall> {
+        let mut tools: Vec<ToolCall> = vec![];
+        for piece in &self.pieces {
+            match piece {
+                Piece::ToolStart { id, name, .. } => {
+                    let (id, name) = (id.clone().unwrap_or_default(), name.clone());
+                    tools.push(ToolCall { id, name, arguments: String::new() });
+                }
+                Piece::ToolArguments { index, fragment } => {
+                    if let Some(tool) = tools.get_mut(*index) {
+                        tool.arguments.push_str(fragment);
+                    }
+                }
+                Piece::Reasoning(_) | Piece::Content(_) => {}
+            }
+        }
+        tools
     }
 }
 
@@ -155,58 +177,60 @@ impl Totals {
     }
 }
 
-/// A request as the log tells it.
-pub struct Record {
-    /// The body.
-    pub request: Value,
-    /// Its id.
-    pub id: String,
-    /// Who asked.
-    pub peer: IpAddr,
-    /// What was asked.
-    pub endpoint: &'static str,
-}
-
-/// Answers a request, as a stream or in one piece.
+/// Answers a request, as a stream or in one piece. Its body's `share` of the budget is held until
+/// the answer is over.
 ///
 /// # Errors
 /// 503 when too many wait; without streaming, also what ended the request.
 pub async fn run(
     app: Arc<App>,
     job: Job,
-    arrived: Instant,
-    record: Option<Record>,
+    share: Share,
+    mut line: Line,
 ) -> Result<Response<Body>, ApiError> {
     let Job { generation, mut teller, stream } = job;
-    let ticket = app.gate.ticket(generation.answers())?;
     let (answers, per_prompt) = (generation.answers(), generation.choices);
-    let answer = Answer::new(app.clone(), generation, ticket, arrived);
-    let mut collected = Collected {
-        choices: vec![Choice::default(); if stream && record.is_none() { 0 } else { answers }],
-        totals: Totals::new(per_prompt),
+    let ticket = match app.gate.ticket(answers) {
+        Ok(ticket) => ticket,
+        Err(error) => {
+            line.end(Some(&error));
+            return Err(error);
+        }
     };
+    let answer = Answer::new(app, generation, ticket, line.arrived());
+    let kept = if stream && !line.is_written() { 0 } else { answers };
+    line.collected = Collected::new(kept, per_prompt);
     if stream {
         let (sender, receiver) = mpsc::channel(FRAMES);
         tokio::spawn(async move {
+            let _share = share;
             let mut telling = Telling { answer, teller: teller.as_mut(), sender };
-            let ended = telling.tell(&mut collected).await;
-            log(&app, record, &collected, &ended, arrived);
+            let ended = telling.tell(&mut line.collected).await;
+            line.end(ended.as_ref().err());
         });
         return Ok(reply::events(receiver));
     }
-    let ended = collect(answer, &mut collected).await;
-    log(&app, record, &collected, &ended, arrived);
+    let ended = collect(answer, &mut line.collected).await;
+    drop(share);
+    line.end(ended.as_ref().err());
     ended?;
-    Ok(reply::json(&teller.whole(&collected.choices, &collected.totals)))
+    Ok(reply::json(&teller.whole(&line.collected.choices, &line.collected.totals)))
 }
 
 /// What is kept of an answer.
-struct Collected {
-    choices: Vec<Choice>,
-    totals: Totals,
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Its choices, where they are wanted.
+    pub choices: Vec<Choice>,
+    /// What they took.
+    pub totals: Totals,
 }
 
 impl Collected {
+    fn new(choices: usize, per_prompt: usize) -> Self {
+        Self { choices: vec![Choice::default(); choices], totals: Totals::new(per_prompt) }
+    }
+
     fn take(&mut self, update: Update) {
         self.totals.add(&update);
         if let Some(choice) = self.choices.get_mut(update.choice) {
@@ -228,9 +252,6 @@ struct Telling<'a> {
     teller: &'a mut dyn Teller,
     sender: mpsc::Sender<Bytes>,
 }
-
-/// The client went away.
-const GONE: &str = "the client went away";
 
 impl Telling<'_> {
     async fn tell(&mut self, collected: &mut Collected) -> Result<(), ApiError> {
@@ -265,7 +286,7 @@ impl Telling<'_> {
             tokio::select! {
                 biased;
                 update = next.as_mut() => return update,
-                () = self.sender.closed() => return Err(ApiError::bad(GONE)),
+                () = self.sender.closed() => return Err(gone()),
                 _ = ticks.tick() => {
                     self.teller.ping(frames);
                     let _ = self.sender.try_send(frames.take()); // a full channel is no silence
@@ -278,43 +299,6 @@ impl Telling<'_> {
         if frames.0.is_empty() {
             return Ok(());
         }
-        self.sender.send(frames.take()).await.map_err(|_| ApiError::bad(GONE))
+        self.sender.send(frames.take()).await.map_err(|_| gone())
     }
-}
-
-/// Writes the line of a request that was answered or failed.
-fn log(
-    app: &App,
-    record: Option<Record>,
-    collected: &Collected,
-    ended: &Result<(), ApiError>,
-    arrived: Instant,
-) {
-    let (Some(log), Some(record)) = (&app.log, record) else { return };
-    let totals = &collected.totals;
-    let choices: Vec<Value> = collected.choices.iter().map(choice_line).collect();
-    log.write(json!({
-        "time": now(),
-        "request_id": record.id,
-        "client": record.peer,
-        "endpoint": record.endpoint,
-        "request": record.request,
-        "response": choices,
-        "error": ended.as_ref().err().map(|error| &error.message),
-        "prompt_tokens": totals.prompt_tokens,
-        "cached_tokens": totals.cached_tokens,
-        "completion_tokens": totals.completion_tokens,
-        "prompt_ms": totals.timings.prompt_ms,
-        "generate_ms": totals.timings.generate_ms,
-        "total_ms": arrived.elapsed().as_secs_f64() * 1e3,
-    }));
-}
-
-fn choice_line(choice: &Choice) -> Value {
-    let tools: Vec<Value> = choice
-        .tools
-        .iter()
-        .map(|tool| json!({"name": tool.name, "arguments": tool.arguments}))
-        .collect();
-    json!({"content": choice.content, "reasoning": choice.reasoning, "tool_calls": tools})
 }

@@ -55,8 +55,12 @@ pub enum GrammarSpec {
     Lark(String),
     /// Text of a grammar in llama.cpp's GBNF, whose first rule is `root`.
     Gbnf(String),
+    /// One of these texts.
+    Choice(Vec<String>),
     /// Tool calls, from [`tools::grammar`].
     ToolCalls(tools::ToolCalls),
+    /// Tool calls, or text of the other grammar.
+    CallsOr(tools::ToolCalls, Box<GrammarSpec>),
 }
 
 impl GrammarSpec {
@@ -66,8 +70,14 @@ impl GrammarSpec {
             Self::Regex(_) => "regular expression",
             Self::Lark(_) => "Lark grammar",
             Self::Gbnf(_) => "GBNF grammar",
-            Self::ToolCalls(_) => "grammar of the tools",
+            Self::Choice(_) => "list of choices",
+            Self::ToolCalls(_) | Self::CallsOr(..) => "grammar of the tools",
         }
+    }
+
+    /// Whether reasoning may be part of the text.
+    fn reasons(&self) -> bool {
+        matches!(self, Self::ToolCalls(calls) | Self::CallsOr(calls, _) if calls.reasons())
     }
 
     fn lower(&self) -> Result<TopLevelGrammar, ConstraintError> {
@@ -90,9 +100,28 @@ impl GrammarSpec {
                 let invalid = |reason| ConstraintError::Invalid { what: self.what(), reason };
                 TopLevelGrammar::from_lark(gbnf::to_lark(gbnf).map_err(invalid)?)
             }
-            Self::ToolCalls(calls) => TopLevelGrammar::from_lark(calls.lark().to_owned()),
+            Self::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)?),
+            Self::ToolCalls(calls) => TopLevelGrammar::from_lark(calls.lark()),
+            Self::CallsOr(calls, other) => {
+                let mut other = other.lower()?.grammars;
+                other.iter_mut().for_each(|grammar| grammar.name = Some(OTHER.to_owned()));
+                let mut both = TopLevelGrammar::from_lark(calls.lark_or(&format!("@{OTHER}")));
+                both.grammars.append(&mut other);
+                both
+            }
         })
     }
+}
+
+/// The name of the grammar that stands beside the one of tool calls.
+const OTHER: &str = "other";
+
+/// One token of the grammar for all texts, so that one may be the head of another.
+fn choice(texts: &[String]) -> Result<String, ConstraintError> {
+    let texts: Vec<String> = texts.iter().map(|text| tools::quoted(text)).collect();
+    let lark = format!("start: CHOICE\nCHOICE: {}\n", texts.join(" | "));
+    ConstraintError::limit("list of choices' size in bytes", lark.len(), MAX_GRAMMAR_BYTES)?;
+    Ok(lark)
 }
 
 /// The schema within its limits, with our rules for white space.
@@ -168,8 +197,8 @@ impl Grammars {
         });
         let matcher = compiled.map_err(|reason| invalid(one_line(&reason)))?;
         let tokenizer = self.tokenizer.clone();
-        let reasons = matches!(spec, GrammarSpec::ToolCalls(calls) if calls.reasons());
-        Ok(Constraint { matcher, tokenizer, gate: Gate::Open, reasons, complete: false })
+        let (gate, reasons) = (Gate::Open, spec.reasons());
+        Ok(Constraint { matcher, tokenizer, gate, reasons, complete: false })
     }
 }
 
@@ -211,7 +240,27 @@ enum Gate {
     Reasoning(Watch),
 }
 
+/// Where the text of a grammar begins in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins<'a> {
+    /// With the first token, and no reasoning is part of it.
+    AtOnce,
+    /// With the first token: reasoning is part of it.
+    InReasoning,
+    /// Behind this marker, which ends what the grammar says nothing about.
+    Behind(&'a [u8]),
+}
+
 impl Constraint {
+    /// Where its text begins.
+    fn begins(&self) -> Begins<'_> {
+        match &self.gate {
+            Gate::Open if self.reasons => Begins::InReasoning,
+            Gate::Open => Begins::AtOnce,
+            Gate::Perhaps { close, .. } | Gate::Reasoning(close) => Begins::Behind(close.marker()),
+        }
+    }
+
     /// Lets reasoning come first, about which the grammar says nothing. `opened` says that the prompt opened it. Where
     /// the opening marker does not begin with a token of its own, only opened reasoning is let through.
     pub fn after_reasoning(mut self, markers: &ThinkMarkers, opened: bool) -> Self {

@@ -133,6 +133,29 @@ fn text_follows_its_regex_and_grammar() {
     }
 }
 
+#[test]
+fn an_answer_is_one_of_the_choices() {
+    // One is the head of another, one is no text of a grammar's notation, one has what a regex would read.
+    let choices = ["yes", "yes, but", "a\"b\\n/\n", "[é.*]", "7"].map(str::to_owned);
+    for vocabulary in VOCABULARIES {
+        let spec = GrammarSpec::Choice(choices.to_vec());
+        check(vocabulary, &spec, &|text| choices.iter().any(|choice| choice == text));
+    }
+    let tokenizer = testing::tokenizer("smollm2");
+    let grammars = Grammars::new(tokenizer.clone());
+    let spec = GrammarSpec::Choice(choices.to_vec());
+    let constraint = grammars.compile(&spec).unwrap();
+    let seen: std::collections::HashSet<String> = (0..200)
+        .filter_map(|seed| {
+            generate(&tokenizer, constraint.clone(), 40, Draw { seed, spelled: false })
+        })
+        .collect();
+    assert!(seen.contains("yes") && seen.contains("yes, but"), "{seen:?}");
+    let many = GrammarSpec::Choice(vec!["x".repeat(1000); 100]);
+    let error = grammars.compile(&many).unwrap_err().to_string();
+    assert!(error.contains("choices' size in bytes is"), "{error}");
+}
+
 /// Both ways through an ambiguous literal stay open, which a longest match would close.
 #[test]
 fn gbnf_alternatives_do_not_hide_each_other() {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::watch::Watch;
+use super::{Begins, Constraint};
 use crate::text::{ThinkMarkers, Tokenizer, TokenizerError};
 
 /// Counts the reasoning tokens of one answer.
@@ -16,8 +17,10 @@ pub struct ThinkBudget {
     head: Vec<u8>,
     /// Whether reasoning may begin behind other text, as in harmony's later messages.
     anywhere: bool,
-    /// The tokens that end reasoning.
+    /// The tokens that end reasoning, and what a model writes between it and its answer.
     end: Vec<u32>,
+    /// Those that end it, and nothing more.
+    bare: Vec<u32>,
     state: State,
     budget: usize,
     /// Tokens of reasoning so far.
@@ -47,12 +50,14 @@ impl ThinkBudget {
         budget: usize,
     ) -> Result<Self, TokenizerError> {
         let end = tokenizer.encode(markers.end, false, true)?;
+        let bare = tokenizer.encode(markers.close, false, true)?;
         let mut new = Self {
             open: Watch::new(markers.open),
             head: vec![],
             anywhere: markers.answer.is_some(),
             close: Watch::new(markers.close),
             end,
+            bare,
             state: if opened { State::Inside } else { State::Before },
             budget,
             used: 0,
@@ -60,6 +65,23 @@ impl ThinkBudget {
         };
         new.end_if_used_up();
         Ok(new)
+    }
+
+    /// The same for an answer under this grammar, before its first token: what ends reasoning must stop where the
+    /// grammar begins to hold. `None` where the grammar lets no reasoning come first.
+    pub fn under(mut self, constraint: &Constraint) -> Option<Self> {
+        let begins = constraint.begins();
+        if begins == Begins::AtOnce {
+            return None;
+        }
+        // Behind any other marker than the closing one, all that is put there belongs to what is free.
+        if begins == Begins::InReasoning || begins == Begins::Behind(self.close.marker()) {
+            self.end.clone_from(&self.bare);
+            if let State::Ending(tokens) = &mut self.state {
+                *tokens = self.end.iter().copied().collect();
+            }
+        }
+        Some(self)
     }
 
     /// The token that must come next, whatever the model says.
@@ -89,7 +111,7 @@ impl ThinkBudget {
             State::Inside => {
                 self.used += 1;
                 if self.close.push(piece) {
-                    self.state = State::Over;
+                    self.state = if self.anywhere { State::Before } else { State::Over };
                 } else {
                     self.end_if_used_up();
                 }
@@ -118,7 +140,10 @@ impl ThinkBudget {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tools::{self, ToolChoice};
+    use super::super::{GrammarSpec, Grammars};
     use super::*;
+    use crate::text::output::Tool;
     use crate::text::{ReasoningFormat, ToolFormat, testing};
 
     fn budget(opened: bool, tokens: usize) -> (Arc<Tokenizer>, ThinkBudget) {
@@ -127,6 +152,84 @@ mod tests {
             ThinkMarkers::choose(ReasoningFormat::DeepSeek, "", ToolFormat::NONE).unwrap();
         let budget = ThinkBudget::new(tokenizer.clone(), &markers, opened, tokens).unwrap();
         (tokenizer, budget)
+    }
+
+    /// A grammar behind reasoning with a budget.
+    fn under(
+        markers: &ThinkMarkers,
+        spec: &GrammarSpec,
+        opened: bool,
+        tokens: usize,
+    ) -> Option<(Constraint, ThinkBudget)> {
+        let tokenizer = testing::tokenizer("smollm2");
+        let constraint = Grammars::new(tokenizer.clone()).compile(spec).unwrap();
+        let constraint = constraint.after_reasoning(markers, opened);
+        let budget = ThinkBudget::new(tokenizer, markers, opened, tokens).unwrap();
+        let budget = budget.under(&constraint)?;
+        Some((constraint, budget))
+    }
+
+    /// What is written under a grammar by a model that would think for ever.
+    fn constrained(markers: &ThinkMarkers, spec: &GrammarSpec, opened: bool) -> String {
+        let (mut constraint, mut budget) = under(markers, spec, opened, 3).unwrap();
+        let tokenizer = testing::tokenizer("smollm2");
+        let mut wanted = tokenizer.encode(markers.open, false, true).unwrap().into_iter();
+        let dot = tokenizer.encode(".", false, true).unwrap()[0];
+        let mut tokens = vec![];
+        while !constraint.is_complete() && tokens.len() < 100 {
+            let mut logits: Vec<f32> =
+                (0..tokenizer.vocab_size()).map(|id| -(id as f32) / 1e6).collect();
+            let opener = if opened { None } else { wanted.next() };
+            logits[opener.unwrap_or(dot) as usize] = 1.0;
+            let token = budget.forced().unwrap_or_else(|| {
+                constraint.mask(&mut logits).unwrap();
+                (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
+            });
+            budget.accept(token);
+            constraint.accept(token).unwrap();
+            tokens.push(token);
+        }
+        tokenizer.decode(&tokens, false)
+    }
+
+    #[test]
+    fn what_ends_reasoning_stops_where_a_grammar_begins() {
+        let digits = GrammarSpec::Regex("[0-9]{3}".to_owned());
+        let think = ThinkMarkers::choose(ReasoningFormat::DeepSeek, "", ToolFormat::NONE).unwrap();
+        assert_eq!(constrained(&think, &digits, true), "...</think>000");
+        let harmony = ToolFormat::named("harmony").unwrap();
+        let markers = ThinkMarkers::choose(ReasoningFormat::Auto, "", harmony).unwrap();
+        let text = constrained(&markers, &digits, false);
+        let (thoughts, answer) = text.split_at(text.len() - 3);
+        assert_eq!(thoughts, format!("{}...{}", markers.open, markers.end));
+        assert_eq!(answer, "000");
+        // A grammar that holds from the first token on leaves nothing to end.
+        let tools = vec![Tool { name: "f".to_owned(), parameters: serde_json::Value::Null }];
+        let tokenizer = testing::tokenizer("smollm2");
+        let calls = tools::grammar(&tools, &ToolChoice::Required, false, harmony, &tokenizer);
+        let calls = GrammarSpec::ToolCalls(calls.unwrap().unwrap());
+        let text = constrained(&markers, &calls, false);
+        let called = "...<|end|><|start|>assistant<|channel|>commentary to=functions.f";
+        assert!(text.starts_with(&format!("{}{called}", markers.open)), "{text}");
+        let unknown = ThinkMarkers { open: "no token of its own", ..think };
+        assert!(under(&unknown, &digits, false, 3).is_none());
+    }
+
+    #[test]
+    fn later_thoughts_take_from_the_same_budget() {
+        let harmony = ToolFormat::named("harmony").unwrap();
+        let markers = ThinkMarkers::choose(ReasoningFormat::Auto, "", harmony).unwrap();
+        let tokenizer = testing::tokenizer("smollm2");
+        let mut budget = ThinkBudget::new(tokenizer.clone(), &markers, false, 60).unwrap();
+        let message = format!("{}a<|end|><|start|>assistant", markers.open);
+        let message = tokenizer.encode(&message, false, true).unwrap();
+        let mut taken = 0;
+        while budget.forced().is_none() {
+            assert!(taken < 50 * message.len(), "no end after {} thoughts", budget.used());
+            budget.accept(message[taken % message.len()]);
+            taken += 1;
+        }
+        assert!(taken > message.len() && budget.used() == 60, "{taken}");
     }
 
     /// The whole text when the model wants to write `text` and then nothing but dots.

@@ -11,6 +11,7 @@
 //! | `scheduler` | which tokens are computed next, in which pages; knows no thread, clock or device |
 //! | `request` | one answer: its sampler, text, stop strings and limits |
 //! | `embed` | one vector of a text: how it is pooled, and who waits for it |
+//! | `banned` | the tokens that may not come next in one answer |
 //! | `step` | the thread's loop, and how every way out of it ends every request |
 //! | `handle` | the receiving end; dropping it cancels |
 //!
@@ -18,6 +19,7 @@
 //! wait, and in each request's channel there is room for the events it can still cause. Nothing here
 //! knows HTTP, files of other models, or which device computes.
 
+mod banned;
 mod command;
 mod embed;
 mod error;
@@ -101,6 +103,15 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Report this many best tokens at each step; `Some(0)` reports the chosen one alone.
     pub logprobs: Option<usize>,
+    /// Tokens that end the answer and have no text in it.
+    pub stop_tokens: Vec<u32>,
+    /// What ended the answer, a string of `stop` or one of `stop_tokens`, is the end of its text.
+    pub include_stop: bool,
+    /// Before this many tokens neither an end-of-generation token nor anything of the above ends the answer; a
+    /// constraint does, when its text is whole.
+    pub min_tokens: usize,
+    /// Texts that the answer never holds, unless its tokens spell them in another way than the tokenizer does.
+    pub bad_words: Vec<String>,
     /// Never choose an end-of-generation token, so that the answer goes on.
     pub ignore_eos: bool,
     /// Control tokens whose text is part of the answer, such as markers of tool calls; those
@@ -108,7 +119,7 @@ pub struct Request {
     pub shown_tokens: Vec<u32>,
     /// What the answer must be. Its tokens are chosen on the host.
     pub constraint: Option<Constraint>,
-    /// Ends reasoning that takes too long.
+    /// Ends reasoning that takes too long; fitted to the constraint, where there is one.
     pub think_budget: Option<ThinkBudget>,
 }
 
@@ -161,6 +172,8 @@ pub enum FinishReason {
     EndOfGeneration,
     /// A stop string, given.
     StopString(String),
+    /// One of [`Request::stop_tokens`], given.
+    StopToken(u32),
     /// `max_tokens` or the context was reached.
     Length,
     /// The receiver went away or cancelled.
@@ -277,6 +290,15 @@ pub struct EngineStats {
     pub cached_tokens: u64,
 }
 
+/// The right to one request in an engine, from [`Engine::place`].
+pub struct Place(command::Slot);
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place")
+    }
+}
+
 /// Sees the logits [vocab_size] of each position of an evaluation.
 pub type Visit = Box<dyn FnMut(usize, &[f32]) + Send>;
 
@@ -361,10 +383,30 @@ impl Engine {
     /// What is wrong with it; `Busy` when the queue is full; `Unhealthy` after a fault.
     pub fn submit(&self, request: Request) -> Result<RequestHandle, SubmitError> {
         request::check(&request, self.sizes(), self.vocabulary.0.is_some())?;
-        let slot = self.slot()?;
+        self.enter(self.place()?, request)
+    }
+
+    /// A place for one request or evaluation, which is taken until it ends, or the place is dropped.
+    ///
+    /// # Errors
+    /// `Busy` when there is none; `Unhealthy` after a fault.
+    pub fn place(&self) -> Result<Place, SubmitError> {
+        self.slot().map(Place)
+    }
+
+    /// Queues a request in a place that was taken for it.
+    ///
+    /// # Errors
+    /// What is wrong with it; `Unhealthy` after a fault.
+    pub fn submit_to(&self, place: Place, request: Request) -> Result<RequestHandle, SubmitError> {
+        request::check(&request, self.sizes(), self.vocabulary.0.is_some())?;
+        self.enter(place, request)
+    }
+
+    fn enter(&self, place: Place, request: Request) -> Result<RequestHandle, SubmitError> {
         let vocabulary = self.vocabulary.0.clone();
         let (generation, events, canceller) =
-            Generation::new(&request, vocabulary, self.sizes(), slot)?;
+            Generation::new(&request, vocabulary, self.sizes(), place.0)?;
         let generation = Box::new(generation);
         self.send(Command::Generate { prompt: request.prompt, generation })?;
         Ok(RequestHandle { events, canceller, ended: false })
@@ -382,26 +424,25 @@ impl Engine {
         first: usize,
         visit: Visit,
     ) -> Result<(), EngineError> {
-        self.evaluate_until(tokens, first, visit, Canceller::default())
+        self.check_evaluation(&tokens, first)?;
+        self.evaluate_in(self.place()?, tokens, first, visit, Canceller::default())
     }
 
-    /// The same, ended early by `canceller`; what is answered then is for nobody.
+    /// The same in a place that was taken for it, ended early by `canceller`; what is answered then is for nobody.
     ///
     /// # Errors
     /// As of [`Engine::evaluate`].
-    pub fn evaluate_until(
+    pub fn evaluate_in(
         &self,
+        place: Place,
         tokens: Vec<u32>,
         first: usize,
         visit: Visit,
         canceller: Canceller,
     ) -> Result<(), EngineError> {
-        self.check_prompt(&tokens)?;
-        if first >= tokens.len() {
-            return Err(SubmitError::NothingToEvaluate { first, tokens: tokens.len() }.into());
-        }
+        self.check_evaluation(&tokens, first)?;
         let (reply, answer) = sync_channel(1);
-        let evaluation = Evaluation { visit, canceller, reply, slot: self.slot()? };
+        let evaluation = Evaluation { visit, canceller, reply, slot: place.0 };
         self.send(Command::Evaluate { tokens, first, evaluation })?;
         answer.recv().unwrap_or_else(|_| Err(self.ended().into()))
     }
@@ -429,6 +470,14 @@ impl Engine {
         let (embedding, handle) = Embedding::new(self.info.hidden_size, self.slot()?);
         self.send(Command::Embed { tokens, first, embedding })?;
         Ok(handle)
+    }
+
+    fn check_evaluation(&self, tokens: &[u32], first: usize) -> Result<(), SubmitError> {
+        self.check_prompt(tokens)?;
+        if first >= tokens.len() {
+            return Err(SubmitError::NothingToEvaluate { first, tokens: tokens.len() });
+        }
+        Ok(())
     }
 
     /// Starts the thread of a loaded model.

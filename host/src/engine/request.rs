@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::banned::{Banned, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};
 use super::command::Slot;
 use super::handle::Canceller;
 use super::model::{TextStream, Vocabulary};
@@ -20,6 +21,9 @@ pub(super) const MAX_STOP_STRINGS: usize = 64;
 /// Most bytes of a stop string.
 pub(super) const MAX_STOP_BYTES: usize = 4096;
 
+/// Most tokens that end an answer.
+pub(super) const MAX_STOP_TOKENS: usize = 1024;
+
 /// Events beside the tokens: `Prefilled`, and `Done` or `Failed`.
 const OTHER_EVENTS: usize = 2;
 
@@ -30,7 +34,13 @@ pub(super) struct Generation {
     text: Option<Box<dyn TextStream>>,
     constraint: Option<Constraint>,
     think_budget: Option<ThinkBudget>,
+    banned: Banned,
     stop: StopMatcher,
+    stop_tokens: Vec<u32>,
+    /// Tokens before which no stop string is looked for.
+    min_tokens: usize,
+    /// What stopped the answer is part of its text.
+    include_stop: bool,
     /// Tokens to generate at most: what was asked for, or what the context holds.
     max_tokens: usize,
     logprobs: Option<usize>,
@@ -72,15 +82,29 @@ impl Generation {
             Sampler::new(&request.sampling, &request.prompt, sizes.vocab_size, breakers)?;
         if let Some(vocabulary) = vocabulary.as_ref().filter(|_| request.ignore_eos) {
             // As llama.cpp does: such tokens are never chosen, so that the answer goes on.
-            sampler.exclude(vocabulary.end_of_generation());
+            let ends = vocabulary.end_of_generation().iter().copied();
+            let ends: Vec<u32> = ends.filter(|id| !request.stop_tokens.contains(id)).collect();
+            sampler.exclude(&ends);
         }
+        let banned = Banned::new(request, vocabulary.as_deref())?;
+        if !banned.always().is_empty() {
+            sampler.exclude(banned.always());
+        }
+        let think_budget = match (request.think_budget.clone(), &request.constraint) {
+            (Some(budget), Some(constraint)) => budget.under(constraint),
+            (budget, _) => budget,
+        };
         let generation = Self {
             sampler,
             text: vocabulary.as_ref().map(|v| v.stream(&request.shown_tokens)),
             vocabulary,
             constraint: request.constraint.clone(),
-            think_budget: request.think_budget.clone(),
+            think_budget,
+            banned,
             stop: StopMatcher::new(&request.stop),
+            stop_tokens: request.stop_tokens.clone(),
+            min_tokens: request.min_tokens,
+            include_stop: request.include_stop,
             max_tokens,
             logprobs: request.logprobs,
             events,
@@ -126,7 +150,8 @@ impl Generation {
 
     /// How the model can choose the token that follows; `None` where [`Generation::next`] must.
     pub fn sample_request(&mut self, slot: usize) -> Option<SampleRequest<'_>> {
-        if self.constraint.is_some() || self.forced().is_some() {
+        let rules = self.constraint.is_some() || self.forced().is_some();
+        if rules || self.banned.now().next().is_some() {
             return None;
         }
         match self.logprobs {
@@ -158,6 +183,11 @@ impl Generation {
             None => {
                 if let Some(Err(error)) = self.constraint.as_mut().map(|c| c.mask(logits)) {
                     return self.unconstrained(error);
+                }
+                for id in self.banned.now() {
+                    if let Some(logit) = logits.get_mut(id as usize) {
+                        *logit = f32::NEG_INFINITY;
+                    }
                 }
                 // Only a distribution without any token left fails here; a NaN was refused above.
                 match (self.sampler.sample(logits), &self.constraint) {
@@ -198,18 +228,23 @@ impl Generation {
         if let Some(budget) = &mut self.think_budget {
             budget.accept(id);
         }
+        self.banned.accept(id);
         if let Some(Err(error)) = self.constraint.as_mut().map(|c| c.accept(id)) {
             return self.unconstrained(error);
         }
         let complete = self.constraint.as_ref().is_some_and(Constraint::is_complete);
         self.timings.generated_tokens += 1;
         let ended = self.vocabulary.as_deref().is_some_and(|v| v.end_of_generation().contains(&id));
-        let (text, stop) = if ended { (String::new(), None) } else { self.show(id) };
+        let stopped = !ended && self.stop_tokens.contains(&id);
+        let silent = ended || stopped && !self.include_stop;
+        let (text, stop) = if silent { (String::new(), None) } else { self.show(id) };
         self.send(Event::Token { id, text, logprob });
         if ended {
             Next::Done(FinishReason::EndOfGeneration)
         } else if let Some(stop) = stop {
             Next::Done(FinishReason::StopString(stop))
+        } else if stopped {
+            Next::Done(FinishReason::StopToken(id))
         } else if complete {
             Next::Done(FinishReason::EndOfGeneration)
         } else if self.timings.generated_tokens == self.max_tokens {
@@ -221,10 +256,22 @@ impl Generation {
 
     /// The text that `id` makes safe to show, and the stop string it completes.
     fn show(&mut self, id: u32) -> (String, Option<String>) {
-        match &mut self.text {
-            Some(text) => self.stop.push(&text.push(id)),
-            None => (String::new(), None),
+        let Some(text) = &mut self.text else { return (String::new(), None) };
+        let text = text.push(id);
+        // Not yet looked for, a stop string is text like any other.
+        if self.timings.generated_tokens <= self.min_tokens {
+            return (text, None);
         }
+        self.until_stop(&text)
+    }
+
+    /// What of a text can be shown, and the stop string that it completes.
+    fn until_stop(&mut self, text: &str) -> (String, Option<String>) {
+        let (mut text, stop) = self.stop.push(text);
+        if let Some(stop) = stop.as_ref().filter(|_| self.include_stop) {
+            text.push_str(stop);
+        }
+        (text, stop)
     }
 
     /// Ends the request: whatever text is still held back goes out.
@@ -235,7 +282,7 @@ impl Generation {
         let (mut text, mut reason) = (String::new(), reason);
         if !matches!(reason, FinishReason::StopString(_)) {
             let rest = self.text.as_mut().map(|text| text.finish()).unwrap_or_default();
-            let (shown, stop) = self.stop.push(&rest);
+            let (shown, stop) = self.until_stop(&rest);
             text = shown;
             match stop {
                 Some(stop) if reason != FinishReason::Cancelled => {
@@ -304,6 +351,14 @@ pub(super) fn check(request: &Request, sizes: Sizes, has_text: bool) -> Result<(
     limit("number of stop strings", request.stop.len(), MAX_STOP_STRINGS)?;
     for stop in &request.stop {
         limit("length of a stop string in bytes", stop.len(), MAX_STOP_BYTES)?;
+    }
+    limit("number of stop_token_ids", request.stop_tokens.len(), MAX_STOP_TOKENS)?;
+    for &id in &request.stop_tokens {
+        limit("stop_token_ids", id as usize, sizes.vocab_size - 1)?;
+    }
+    limit("number of bad_words", request.bad_words.len(), MAX_BAD_WORDS)?;
+    for word in &request.bad_words {
+        limit("length of one of bad_words in bytes", word.len(), MAX_BAD_WORD_BYTES)?;
     }
     limit("logprobs", request.logprobs.unwrap_or(0), sizes.vocab_size)?;
     if !has_text && request.stop.iter().any(|stop| !stop.is_empty()) {
@@ -394,6 +449,25 @@ mod tests {
         let failed = bench.answer(constrained("xyz")).end.unwrap_err();
         assert!(matches!(failed, RequestError::Constraint { tokens: 0, .. }), "{failed}");
         assert_eq!(bench.answer(constrained("!")).tokens, [17]);
+    }
+
+    /// Behind the marker a grammar holds, which knows nothing of what a model writes there.
+    #[test]
+    fn a_budget_ends_reasoning_where_the_grammar_begins() {
+        let markers = ThinkMarkers::choose(ReasoningFormat::DeepSeek, "", ToolFormat::NONE);
+        let markers = ThinkMarkers { close: "+", end: "#+#", ..markers.unwrap() };
+        let tokenizer = testing::tokenizer("smollm2");
+        let plus = tokenizer.encode("+", false, true).unwrap();
+        let bench = Setup { next: Some(|_| 5), ..Setup::default() }.start();
+        let request = constrained("!!");
+        let request = Request {
+            think_budget: Some(ThinkBudget::new(tokenizer, &markers, true, 3).unwrap()),
+            constraint: request.constraint.map(|c| c.after_reasoning(&markers, true)),
+            ignore_eos: true,
+            ..super::super::testing::request(&prompt(1, 8), 12)
+        };
+        let answer = bench.answer(request);
+        assert_eq!(answer.tokens, [&[5, 5, 5], &plus[..], &[17, 17]].concat());
     }
 
     #[test]

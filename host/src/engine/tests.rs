@@ -390,6 +390,24 @@ fn a_full_engine_is_busy_and_recovers() {
 }
 
 #[test]
+fn a_place_is_held_until_it_is_used_or_dropped() {
+    let bench = Setup { max_waiting: 0, ..Setup::default() }.start();
+    let place = bench.engine.place().unwrap();
+    let busy = SubmitError::Busy { limit: 1 };
+    assert_eq!(bench.engine.submit(request(&prompt(0, 5), 1)).unwrap_err(), busy);
+    assert_eq!(bench.engine.place().unwrap_err(), busy);
+    let handle = bench.engine.submit_to(place, request(&prompt(0, 5), 1)).unwrap();
+    assert_eq!(read(handle).tokens.len(), 1);
+    let place = bench.engine.place().unwrap();
+    assert!(bench.engine.submit_to(place, request(&[], 1)).is_err());
+    drop(bench.engine.place().unwrap());
+    let place = bench.engine.place().unwrap();
+    let canceller = Canceller::default();
+    bench.engine.evaluate_in(place, prompt(0, 9), 0, Box::new(|_, _| {}), canceller).unwrap();
+    assert_eq!(bench.engine.in_progress(), 0);
+}
+
+#[test]
 fn a_slow_reader_stops_nobody_and_loses_nothing() {
     let bench = Setup { next: Some(|_| 1), ..Setup::default() }.start();
     let slow = bench.engine.submit(request(&prompt(0, 20), 180)).unwrap();

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::json::Fields;
 use super::prompt::{self, Conversation};
-use super::{Context, FINGERPRINT, Job, logprob_entry, model, sampling, timings, usage};
+use super::{
+    Context, FINGERPRINT, Job, logprob_entry, model, sampling, shape, stops, timings, usage,
+};
 use crate::answer::{End, TokenEntry, Update};
 use crate::generation::Generation;
 use crate::http::route::random_id;
@@ -31,7 +33,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         tools: conversation.tools.clone(),
         choice: tool_choice(&fields)?,
         parallel: fields.flag("parallel_tool_calls", true)?,
-        grammar: sampling::grammar(&fields)?,
+        grammar: shape::grammar(&fields)?,
         reasoning: reasoning_format(&fields)?,
         think_budget: think_budget(&fields)?,
     };
@@ -46,7 +48,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop")?,
+        stops: stops::stops(&fields, "stop", max_tokens)?,
         logprobs: logprobs(&fields)?,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: false,
@@ -82,7 +84,7 @@ pub fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
 
 /// The tools that may be called; `tool_choice` "none" takes them away.
 fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
-    let tools = prompt::tools(fields, "parameters")?;
+    let tools = prompt::tools(fields, "parameters", |_| true)?;
     if fields.get("tool_choice").is_some_and(|choice| choice == "none") {
         return Ok(vec![]);
     }
@@ -190,7 +192,7 @@ pub fn finish_reason(end: &End, called: bool) -> &'static str {
 }
 
 /// Tells an answer as `chat.completion`.
-struct Chat {
+pub struct Chat {
     head: Head,
     choices: usize,
     logprobs: bool,
@@ -203,7 +205,8 @@ struct Chat {
 }
 
 impl Chat {
-    fn new(head: Head, choices: usize, logprobs: bool, include_usage: bool) -> Self {
+    /// Of this many choices.
+    pub fn new(head: Head, choices: usize, logprobs: bool, include_usage: bool) -> Self {
         let called = vec![false; choices];
         let mut chat = Self { head, choices, logprobs, include_usage, called, around_text: vec![] };
         let mark = random_id();
@@ -301,11 +304,12 @@ impl Teller for Chat {
 
     fn whole(&self, choices: &[Choice], totals: &Totals) -> Value {
         let list = choices.iter().enumerate().map(|(index, choice)| {
-            let reason =
-                choice.end.as_ref().map(|end| finish_reason(end, !choice.tools.is_empty()));
+            let message = message(choice);
+            let called = message.get("tool_calls").is_some();
+            let reason = choice.end.as_ref().map(|end| finish_reason(end, called));
             json!({
                 "index": index,
-                "message": message(choice),
+                "message": message,
                 "logprobs": self.logprobs(&choice.tokens),
                 "finish_reason": reason,
             })
@@ -319,15 +323,17 @@ impl Teller for Chat {
     }
 }
 
+/// The shape of OpenAI's message keeps no order between its parts.
 fn message(choice: &Choice) -> Value {
-    let only_calls = choice.content.is_empty() && !choice.tools.is_empty();
-    let content = if only_calls { Value::Null } else { json!(choice.content) };
+    let (content, reasoning, tools) = (choice.content(), choice.reasoning(), choice.tools());
+    let only_calls = content.is_empty() && !tools.is_empty();
+    let content = if only_calls { Value::Null } else { json!(content) };
     let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-    if !choice.reasoning.is_empty() {
-        message["reasoning_content"] = json!(choice.reasoning);
+    if !reasoning.is_empty() {
+        message["reasoning_content"] = json!(reasoning);
     }
-    if !choice.tools.is_empty() {
-        message["tool_calls"] = choice.tools.iter().map(tool_call).collect();
+    if !tools.is_empty() {
+        message["tool_calls"] = tools.iter().map(tool_call).collect();
     }
     message
 }

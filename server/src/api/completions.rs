@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::chat::{Head, finish_reason};
 use super::json::{Fields, wrong};
-use super::{Context, Job, model, sampling, shortest, timings, token_text, usage};
+use super::{Context, Job, model, sampling, shape, shortest, stops, timings, token_text, usage};
 use crate::answer::{TokenEntry, Update};
 use crate::generation::Generation;
 use crate::http::{ApiError, Dialect};
@@ -35,17 +35,18 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let logprobs = fields.count("logprobs", 0, TOP_LOGPROBS)?.map(|top| top as usize);
     let options = fields.object("stream_options")?;
     let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
+    let max_tokens = sampling::max_tokens(&fields, &["max_tokens", "n_predict"], 0)?;
+    let max_tokens = max_tokens.unwrap_or(default);
     let generation = Generation {
         prompts: prompts(&fields, "prompt", PROMPTS, &context.loaded.tokenizer)?,
         choices: choices as usize,
-        max_tokens: sampling::max_tokens(&fields, &["max_tokens", "n_predict"], 0)?
-            .unwrap_or(default),
+        max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop")?,
+        stops: stops::stops(&fields, "stop", max_tokens)?,
         logprobs,
         ignore_eos: fields.flag("ignore_eos", false)?,
         echo: fields.flag("echo", false)?,
-        reading: Reading::constrained(context.loaded, sampling::grammar(&fields)?)?,
+        reading: Reading::constrained(context.loaded, shape::grammar(&fields)?)?,
     };
     if let (true, Some(top)) = (generation.echo, logprobs) {
         check_scores(&fields, &generation, top)?;
@@ -229,7 +230,7 @@ impl Teller for Completion {
         let list = choices.iter().enumerate().map(|(index, choice)| {
             json!({
                 "index": index,
-                "text": choice.content,
+                "text": choice.content(),
                 "logprobs": self.logprobs(&choice.tokens, 0).0,
                 "finish_reason": choice.end.as_ref().map(|end| finish_reason(end, false)),
             })

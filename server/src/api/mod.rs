@@ -4,14 +4,20 @@
 pub mod chat;
 pub mod completions;
 pub mod embeddings;
+#[cfg(test)]
+mod hostile;
 pub mod json;
 pub mod messages;
 pub mod models;
 pub mod page;
 mod prompt;
 pub mod responses;
+#[cfg(test)]
+mod same;
 mod sampling;
+mod shape;
 pub mod status;
+mod stops;
 pub mod tokens;
 
 use serde_json::{Value, json};

@@ -248,12 +248,16 @@ pub fn text_of(value: &Value, path: &str) -> Result<String, ApiError> {
 }
 
 /// Tools in the shape `{"type": "function", "function": {name, description, parameters}}`, from
-/// lists whose entries hold these fields under `function`, or themselves with the schema called
-/// `schema`.
+/// `tools`, whose entries hold these fields under `function`, or themselves with the schema called
+/// `schema`. Entries that are not `wanted` are left out.
 ///
 /// # Errors
 /// 400 naming the tool and field.
-pub fn tools(fields: &Fields<'_>, schema: &str) -> Result<Vec<Value>, ApiError> {
+pub fn tools(
+    fields: &Fields<'_>,
+    schema: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<Vec<Value>, ApiError> {
     let list = fields.list("tools", TOOLS)?.unwrap_or(&[]);
     let tool = |(index, value): (usize, &Value)| {
         let entry = Fields::of(value, &format!("{}[{index}]", fields.path("tools")))?;
@@ -266,7 +270,7 @@ pub fn tools(fields: &Fields<'_>, schema: &str) -> Result<Vec<Value>, ApiError> 
             "parameters": parameters.unwrap_or_default(),
         }}))
     };
-    list.iter().enumerate().map(tool).collect()
+    list.iter().enumerate().filter(|(_, value)| wanted(value)).map(tool).collect()
 }
 
 /// `chat_template_kwargs`, and `reasoning_effort`, which is for the template as well.

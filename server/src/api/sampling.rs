@@ -1,13 +1,12 @@
-//! Fields that say how tokens are chosen, and what else bounds an answer, in every spelling that
-//! clients use.
+//! Fields that say how tokens are chosen and how many, in every spelling that clients use; and
+//! those that nothing honours.
 
-use host::constrain::GrammarSpec;
 use host::sampling::SamplingParams;
 use serde_json::Value;
 
 use super::json::{Fields, wrong};
 use crate::http::ApiError;
-use crate::limits::{LOGIT_BIAS, MAX_TOKENS, STOP_BYTES, STOPS};
+use crate::limits::{LOGIT_BIAS, MAX_TOKENS};
 
 /// One row a number: where it is kept, and its spellings.
 type Float = (&'static [&'static str], fn(&mut SamplingParams) -> &mut f32);
@@ -97,29 +96,6 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, ApiError> {
     entries.iter().map(entry).collect()
 }
 
-/// `stop`: a string or a list of them.
-///
-/// # Errors
-/// 400 naming the limit.
-pub fn stop(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
-    let path = fields.path(name);
-    let stops = match fields.get(name) {
-        None => vec![],
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(list)) => texts(list, &path)?,
-        Some(other) => return Err(wrong(&path, "a string or an array of strings", other)),
-    };
-    if stops.len() > STOPS {
-        let problem = format!("has {} strings, at most {STOPS} work", stops.len());
-        return Err(fields.error(name, problem));
-    }
-    if let Some(stop) = stops.iter().find(|stop| stop.len() > STOP_BYTES) {
-        let problem = format!("a string has {} bytes, at most {STOP_BYTES} work", stop.len());
-        return Err(fields.error(name, problem));
-    }
-    Ok(stops.into_iter().filter(|stop| !stop.is_empty()).collect())
-}
-
 /// A list of strings.
 ///
 /// # Errors
@@ -155,13 +131,9 @@ pub fn max_tokens(
 /// Fields that change what is generated and that nothing here honours: refused, not ignored. A
 /// value that asks for nothing is fine.
 const REFUSED: &[&str] = &[
-    "bad_words",
-    "stop_token_ids",
-    "min_tokens",
     "use_beam_search",
     "prompt_logprobs",
     "suffix",
-    "include_stop_str_in_output",
     "functions",
     "allowed_token_ids",
     "truncate_prompt_tokens",
@@ -196,73 +168,6 @@ fn asks_for_something(value: &Value) -> bool {
         Value::String(text) => !text.is_empty(),
         Value::Array(list) => !list.is_empty(),
         Value::Object(_) => true,
-    }
-}
-
-/// What the text must be, in every spelling, with the field that says so.
-///
-/// # Errors
-/// 400 naming the field.
-pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
-    let text = |name| fields.text(name).map(|text| text.filter(|text| !text.is_empty()));
-    let schema = |name| fields.get(name).cloned().map(GrammarSpec::JsonSchema);
-    let owned = str::to_owned;
-    let found = [
-        ("response_format", response_format(fields)?),
-        ("json_schema", schema("json_schema")),
-        ("guided_json", schema("guided_json")),
-        ("grammar", text("grammar")?.map(owned).map(GrammarSpec::Gbnf)),
-        ("guided_regex", text("guided_regex")?.map(owned).map(GrammarSpec::Regex)),
-        ("guided_grammar", text("guided_grammar")?.map(owned).map(GrammarSpec::Lark)),
-    ];
-    for name in ["guided_choice", "structured_outputs"] {
-        if fields.get(name).is_some_and(asks_for_something) {
-            return Err(fields.error(name, "is not supported yet").code("unsupported"));
-        }
-    }
-    let mut found = found.into_iter().filter_map(|(name, spec)| Some((fields.path(name), spec?)));
-    match (found.next(), found.next()) {
-        (Some((first, _)), Some((second, _))) => {
-            Err(ApiError::field(second, format!("cannot be combined with {first}")))
-        }
-        (found, _) => Ok(found),
-    }
-}
-
-/// `format` of a field that says how the text must look, in OpenAI's responses and Anthropic's messages.
-///
-/// # Errors
-/// 400 naming the field.
-pub fn format(parent: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
-    let Some(format) = parent.object("format")? else { return Ok(None) };
-    let spec = match format.needed_text("type")? {
-        "text" => return Ok(None),
-        "json_object" => GrammarSpec::JsonObject,
-        "json_schema" => {
-            let missing = || format.error("schema", "is missing");
-            GrammarSpec::JsonSchema(format.get("schema").cloned().ok_or_else(missing)?)
-        }
-        other => {
-            let problem = format!("is {other:?}, expected text, json_object or json_schema");
-            return Err(format.error("type", problem));
-        }
-    };
-    Ok(Some((parent.path("format"), spec)))
-}
-
-fn response_format(fields: &Fields<'_>) -> Result<Option<GrammarSpec>, ApiError> {
-    let Some(format) = fields.object("response_format")? else { return Ok(None) };
-    match format.needed_text("type")? {
-        "text" => Ok(None),
-        "json_object" => Ok(Some(GrammarSpec::JsonObject)),
-        "json_schema" => {
-            let named = format.object("json_schema")?;
-            let schema = named.as_ref().and_then(|named| named.get("schema"));
-            let missing = || format.error("json_schema.schema", "is missing");
-            Ok(Some(GrammarSpec::JsonSchema(schema.ok_or_else(missing)?.clone())))
-        }
-        other => Err(format
-            .error("type", format!("is {other:?}, expected text, json_object or json_schema"))),
     }
 }
 
@@ -312,34 +217,10 @@ mod tests {
     }
 
     #[test]
-    fn stops_and_lengths_are_bounded() {
-        let read = |body: Value| {
-            let fields = Fields::new(body.as_object().unwrap()).clone();
-            stop(&fields, "stop").map_err(|error| error.message)
-        };
-        assert_eq!(read(json!({"stop": "a"})).unwrap(), ["a"]);
-        assert_eq!(read(json!({"stop": ["a", "", "b"]})).unwrap(), ["a", "b"]);
-        assert!(read(json!({"stop": vec!["a"; 17]})).unwrap_err().contains("at most 16"));
-        assert!(read(json!({"stop": "a".repeat(1025)})).unwrap_err().contains("1025 bytes"));
-        assert!(read(json!({"stop": [1]})).unwrap_err().starts_with("stop[0]: is a number"));
-    }
-
-    #[test]
     fn what_cannot_be_honoured_is_refused_and_not_ignored() {
-        for name in ["guided_choice", "structured_outputs"] {
-            let body = json!({name: ["a"]});
-            let error = grammar(&Fields::new(body.as_object().unwrap())).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(name));
-        }
-        let fine = json!({"response_format": {"type": "text"}, "grammar": "", "bad_words": [],
-            "min_tokens": 0, "suffix": null, "unheard_of": 1});
-        let fields = Fields::new(fine.as_object().unwrap());
-        assert_eq!(grammar(&fields).unwrap(), None);
-        refuse_unsupported(&fields).unwrap();
-        let two = json!({"grammar": "root ::= \"a\"", "guided_regex": "b"});
-        let error = grammar(&Fields::new(two.as_object().unwrap())).unwrap_err();
-        assert_eq!(error.message, "guided_regex: cannot be combined with grammar");
-        let bad = json!({"stop_token_ids": [1]});
+        let fine = json!({"documents": [], "prompt_logprobs": 0, "suffix": null, "unheard_of": 1});
+        refuse_unsupported(&Fields::new(fine.as_object().unwrap())).unwrap();
+        let bad = json!({"suffix": "a"});
         assert!(refuse_unsupported(&Fields::new(bad.as_object().unwrap())).is_err());
     }
 }

@@ -14,30 +14,44 @@ use crate::limits::{ALL_BODY_BYTES, BODY_BYTES, BODY_TIME};
 #[derive(Debug, Default)]
 pub struct Budget(AtomicUsize);
 
-/// A body, counted while it lives.
+/// A body.
 #[derive(Debug)]
 pub struct Received {
     /// What was sent.
     pub bytes: Vec<u8>,
+    /// Its part of the budget.
+    pub share: Share,
+}
+
+/// What a body takes of the budget. It lives as long as what was made of the body: the text of a
+/// request that waits is about as large.
+#[derive(Debug)]
+pub struct Share {
     budget: Arc<Budget>,
     counted: usize,
 }
 
-impl Drop for Received {
+impl Drop for Share {
     fn drop(&mut self) {
         self.budget.0.fetch_sub(self.counted, Ordering::AcqRel);
     }
 }
 
 impl Received {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self { bytes: vec![], share: Share { budget: budget.clone(), counted: 0 } }
+    }
+
     fn push(&mut self, data: &[u8], limit: usize) -> Result<(), ApiError> {
         if self.bytes.len() + data.len() > BODY_BYTES {
             return Err(too_large());
         }
-        let all = self.budget.0.fetch_add(data.len(), Ordering::AcqRel) + data.len();
-        self.counted += data.len();
+        let share = &mut self.share;
+        let all = share.budget.0.fetch_add(data.len(), Ordering::AcqRel) + data.len();
+        share.counted += data.len();
         if all > limit {
-            return Err(ApiError::unavailable("too many large requests at once"));
+            let message = format!("too many large requests at once: they may take {limit} bytes");
+            return Err(ApiError::unavailable(message).code("bodies_full"));
         }
         self.bytes.extend_from_slice(data);
         Ok(())
@@ -53,7 +67,7 @@ pub async fn read(body: Incoming, budget: &Arc<Budget>) -> Result<Received, ApiE
     if body.size_hint().lower() > BODY_BYTES as u64 {
         return Err(too_large());
     }
-    let mut received = Received { bytes: vec![], budget: budget.clone(), counted: 0 };
+    let mut received = Received::new(budget);
     match tokio::time::timeout(BODY_TIME, collect(body, &mut received)).await {
         Ok(done) => done.map(|()| received),
         Err(_) => Err(ApiError::new(
@@ -85,14 +99,17 @@ mod tests {
     #[test]
     fn bodies_count_while_they_live() {
         let budget = Arc::new(Budget::default());
-        let body = || Received { bytes: vec![], budget: budget.clone(), counted: 0 };
+        let body = || Received::new(&budget);
         let mut first = body();
         first.push(&[0; 60], 100).unwrap();
         let mut second = body();
         assert_eq!(second.push(&[0; 60], 100).unwrap_err().status, 503);
         drop(second);
         first.push(&[0; 40], 100).unwrap();
-        drop(first);
+        let Received { bytes, share } = first;
+        drop(bytes);
+        assert_eq!(body().push(&[0], 100).unwrap_err().status, 503, "what was made of it lives");
+        drop(share);
         assert_eq!(budget.0.load(Ordering::Acquire), 0);
     }
 }

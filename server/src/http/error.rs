@@ -158,7 +158,11 @@ impl From<SubmitError> for ApiError {
                 Self { param: param("messages"), ..Self::bad(message) }
                     .code("context_length_exceeded")
             }
-            SubmitError::Limit { field, .. } => Self { param: param(field), ..Self::bad(message) },
+            SubmitError::Limit { field, .. }
+            | SubmitError::NoVocabulary { field }
+            | SubmitError::Untokenizable { field, .. } => {
+                Self { param: param(field), ..Self::bad(message) }
+            }
             _ => Self { param: param("prompt"), ..Self::bad(message) },
         }
     }

@@ -24,7 +24,7 @@ impl Keys {
         Self(keys.iter().map(|key| digest(key.as_bytes())).collect())
     }
 
-    /// Checks `Authorization: Bearer` or `x-api-key`.
+    /// Checks `Authorization: Bearer` and `x-api-key`: either opens it, whatever the other says.
     ///
     /// # Errors
     /// 401 for a wrong or missing key.
@@ -34,14 +34,15 @@ impl Keys {
         }
         let refuse =
             |message| Err(ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key"));
-        let Some(given) = given_key(headers) else {
+        let given: Vec<[u8; 32]> = given_keys(headers).map(digest).collect();
+        if given.is_empty() {
             return refuse(
                 "an API key is needed: Authorization: Bearer <key>, or x-api-key: <key>",
             );
-        };
-        let given = digest(given);
-        // all are compared, whichever fits
-        let known = self.0.iter().fold(Choice::from(0), |known, key| known | key.ct_eq(&given));
+        }
+        // all are compared with all, whichever fits
+        let pairs = given.iter().flat_map(|given| self.0.iter().map(move |key| key.ct_eq(given)));
+        let known = pairs.fold(Choice::from(0), |known, same| known | same);
         if bool::from(known) { Ok(()) } else { refuse("the API key is not valid") }
     }
 }
@@ -50,13 +51,13 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(key) = headers.get("x-api-key") {
-        return Some(key.as_bytes());
-    }
-    let value = headers.get(AUTHORIZATION)?.as_bytes();
-    let (scheme, key) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+/// What stands in the headers for keys: at most one of each kind.
+fn given_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+    });
+    headers.get("x-api-key").map(HeaderValue::as_bytes).into_iter().chain(bearer)
 }
 
 /// The origins whose pages may call the server.
@@ -222,6 +223,17 @@ mod tests {
             assert_eq!(keys.check(&headers(&[given])).unwrap_err().status, 401, "{given:?}");
         }
         assert!(Keys::default().check(&headers(&[])).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_key_hides_no_right_one() {
+        let keys = Keys::new(&["one".into()]);
+        for (bearer, key, opens) in
+            [("Bearer one", "none", true), ("Bearer none", "one", true), ("Bearer a", "b", false)]
+        {
+            let given = headers(&[("authorization", bearer), ("x-api-key", key)]);
+            assert_eq!(keys.check(&given).is_ok(), opens, "{bearer}, {key}");
+        }
     }
 
     #[test]

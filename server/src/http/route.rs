@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{ApiError, Body, Dialect, body, guard, reply};
 use crate::api::{self, Context, Job};
+use crate::record::{Line, Record};
 use crate::state::App;
 use crate::stream;
 
@@ -182,18 +183,20 @@ impl Call {
         let shared = app.clone();
         let prepared = tokio::task::spawn_blocking(move || {
             let _worker = worker;
-            let fields = api::json::parse(&received.bytes)?;
-            drop(received);
+            let body::Received { bytes, share } = received;
+            let fields = api::json::parse(&bytes)?;
+            drop(bytes);
             let context = Context { app: &shared, loaded: shared.loaded()? };
+            let logged = |fields| shared.log.is_some().then(|| Value::Object(fields));
             match handler {
                 Compute(compute) => compute(&context, &fields).map(Prepared::Value),
                 Embed(prepare) => {
                     let job = prepare(&context, &fields)?;
-                    Ok(Prepared::Embeddings(job, shared.log.is_some().then_some(fields)))
+                    Ok(Prepared::Embeddings(job, share, logged(fields)))
                 }
                 Generate(prepare) => {
                     let job = prepare(&context, &fields)?;
-                    Ok(Prepared::Job(Box::new(job), shared.log.is_some().then_some(fields)))
+                    Ok(Prepared::Job(Box::new(job), share, logged(fields)))
                 }
                 Get(_) => Err(ApiError::internal("a GET endpoint got a body")),
             }
@@ -202,17 +205,25 @@ impl Call {
             tracing::error!(%error, "a request could not be prepared");
             ApiError::internal("a bug of imp; please report it")
         })??;
-        let (arrived, id, peer) = (self.arrived, self.id, self.peer);
-        let record = |logged: Option<Map<String, Value>>| {
-            let request = Value::Object(logged?);
-            Some(stream::Record { request, id, peer, endpoint: path })
+        let line = |logged: Option<Value>| {
+            let record = logged.map(|request| Record {
+                request,
+                id: self.id,
+                peer: self.peer,
+                endpoint: path,
+            });
+            Line::new(app.clone(), record, self.arrived)
         };
         match prepared {
             Prepared::Value(value) => Ok(reply::json(&value)),
-            Prepared::Embeddings(job, logged) => {
-                api::embeddings::run(app, job, arrived, record(logged)).await
+            Prepared::Embeddings(job, share, logged) => {
+                let line = line(logged);
+                api::embeddings::run(app, job, share, line).await
             }
-            Prepared::Job(job, logged) => stream::run(app, *job, arrived, record(logged)).await,
+            Prepared::Job(job, share, logged) => {
+                let line = line(logged);
+                stream::run(app, *job, share, line).await
+            }
         }
     }
 }
@@ -220,8 +231,8 @@ impl Call {
 /// What a worker made of a body.
 enum Prepared {
     Value(Value),
-    Embeddings(api::embeddings::Job, Option<Map<String, Value>>),
-    Job(Box<Job>, Option<Map<String, Value>>),
+    Embeddings(api::embeddings::Job, body::Share, Option<Value>),
+    Job(Box<Job>, body::Share, Option<Value>),
 }
 
 /// 404, or 405 with the method that works.

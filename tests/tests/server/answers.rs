@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use tests::{Scratch, data};
+use tests::Scratch;
 
-use crate::support::{Server, chat, with};
+use crate::support::{Server, chat, tools_model, with};
 
 /// Content of all chunks of a choice, put together.
 fn joined(events: &[Value], choice: u64) -> String {
@@ -234,15 +234,9 @@ fn constrained_answers_are_what_was_asked_for() {
 
 #[test]
 fn tool_calls_that_are_asked_for_come_in_every_dialect() {
-    // the tiny model with a template that writes calls as Hermes does
     let scratch = Scratch::new("tools");
-    for entry in std::fs::read_dir(data("tiny/qwen3")).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, scratch.dir().join(path.file_name().unwrap())).unwrap();
-    }
-    scratch.file("chat_template.jinja", HERMES);
-    let model = scratch.dir().to_str().expect("a UTF-8 path");
-    let server = Server::start_with(&["--model", model, "--threads", "1"]);
+    let model = tools_model(&scratch);
+    let server = Server::start_with(&["--model", &model, "--threads", "1"]);
     assert_eq!(server.post("/apply-template", &chat("a", 1)).status, 200);
     let schema = json!({"type": "object", "properties": {"city": {"enum": ["Bern", "Rom"]}},
         "required": ["city"], "additionalProperties": false});
@@ -298,11 +292,6 @@ fn tool_calls_that_are_asked_for_come_in_every_dialect() {
     );
     assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
 }
-
-const HERMES: &str = r#"{%- if tools %}{{ tools | tojson }}
-Call one: <tool_call>{"name": a name, "arguments": an object}</tool_call>
-{% endif %}{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"#;
 
 #[test]
 fn thoughts_come_apart_and_end_with_their_budget() {

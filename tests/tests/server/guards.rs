@@ -1,8 +1,6 @@
 //! Who may ask, and how often.
 
-use serde_json::json;
-
-use crate::support::{Server, chat, request};
+use crate::support::{DIALECTS, Server, chat, request};
 
 #[test]
 fn keys_open_the_server_in_either_header() {
@@ -16,14 +14,27 @@ fn keys_open_the_server_in_either_header() {
         assert_eq!(ask("/v1/chat/completions", headers).status, 200);
         assert_eq!(ask("/v1/messages", headers).status, 200);
     }
-    for headers in ["", "authorization: Bearer secre\r\n", "x-api-key: \r\n"] {
+    // clients of Anthropic's send both, and one of them may be a placeholder
+    for headers in [
+        "authorization: Bearer secret\r\nx-api-key: none\r\n",
+        "authorization: Bearer none\r\nx-api-key: secret\r\n",
+    ] {
+        assert_eq!(ask("/v1/chat/completions", headers).status, 200, "{headers}");
+    }
+    for headers in [
+        "",
+        "authorization: Bearer secre\r\n",
+        "x-api-key: \r\n",
+        "authorization: Bearer a\r\nx-api-key: b\r\n",
+    ] {
+        for (path, _) in DIALECTS {
+            let refused = ask(path, headers);
+            assert_eq!(refused.status, 401, "{path}: {headers}");
+            let error = refused.error(path, "API key");
+            assert_eq!(error["error"]["type"], "authentication_error");
+        }
         let refused = ask("/v1/chat/completions", headers);
-        assert_eq!(refused.status, 401);
         assert_eq!(refused.json()["error"]["code"], "invalid_api_key");
-        let refused = ask("/v1/messages", headers);
-        assert_eq!(refused.status, 401);
-        assert_eq!(refused.json()["type"], "error");
-        assert_eq!(refused.json()["error"]["type"], "authentication_error");
     }
     assert_eq!(server.get("/metrics", "").status, 401);
     assert_eq!(server.get("/nope", "").status, 401, "nothing is told without a key");
@@ -34,10 +45,14 @@ fn a_rate_is_kept() {
     let server = Server::start(&["--rate-limit", "2"]);
     let statuses: Vec<u16> = (0..3).map(|_| server.get("/v1/models", "").status).collect();
     assert_eq!(statuses, [200, 200, 429]);
-    let refused = server.post("/v1/messages", &json!({}));
-    assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
-    let wait: u64 = refused.header("retry-after").expect("when to come back").parse().unwrap();
-    assert!((1..=30).contains(&wait), "{wait}");
+    for (path, body) in DIALECTS {
+        let refused = server.post(path, &body("hi"));
+        assert_eq!(refused.status, 429, "{path}");
+        let error = refused.error(path, "more than 2 requests a minute");
+        assert_eq!(error["error"]["type"], "rate_limit_error");
+        let wait: u64 = refused.header("retry-after").expect("when to come back").parse().unwrap();
+        assert!((1..=30).contains(&wait), "{wait}");
+    }
     assert_eq!(server.get("/health", "").status, 200);
 }
 

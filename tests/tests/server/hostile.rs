@@ -2,22 +2,11 @@
 
 use std::io::Write;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{PATIENCE, Server, chat, read, request, with};
-
-const CHAT: &str = "/v1/chat/completions";
-
-/// 400 (or another status) with a message that holds `expected`, in the dialect of the path.
-fn refused(server: &Server, path: &str, body: &[u8], status: u16, expected: &str) -> Value {
-    let reply = server.post_bytes(path, body);
-    assert_eq!(reply.status, status, "{path}: {}", reply.text());
-    let json = reply.json();
-    let message = json["error"]["message"].as_str().unwrap_or_default();
-    assert!(message.contains(expected), "{path}: {message:?}, expected {expected:?}");
-    assert_eq!(json["type"] == "error", path.starts_with("/v1/messages"), "{json}");
-    json
-}
+use crate::support::{
+    CHAT, DIALECTS, Dialect, PATIENCE, Server, chat, read, refused, request, with,
+};
 
 #[test]
 fn bodies_that_are_no_json_object() {
@@ -28,6 +17,7 @@ fn bodies_that_are_no_json_object() {
         refused(&server, path, b"\xff\xfe", 400, "not UTF-8");
         refused(&server, path, b"", 400, "not JSON");
         refused(&server, path, b"{\"a\":", 400, "not JSON");
+        refused(&server, path, b"{\"temperature\": NaN}", 400, "not JSON");
         refused(&server, path, b"[]", 400, "expected a JSON object");
         refused(&server, path, deep.as_bytes(), 400, "recursion");
         refused(&server, path, many.as_bytes(), 400, "JSON values");
@@ -94,7 +84,7 @@ fn values_beyond_their_limits_name_field_and_limit() {
         (json!({"guided_regex": "(a"}), "guided_regex: "),
         (json!({"grammar": "root ::= nothing"}), "grammar: "),
         (json!({"grammar": "root ::= \"a\"", "guided_regex": "a"}), "cannot be combined"),
-        (json!({"guided_choice": ["a"]}), "guided_choice: is not supported yet"),
+        (json!({"guided_choice": ["a", 5]}), "guided_choice[1]: is a number"),
         (json!({"chat_template_kwargs": {"messages": []}}), "cannot be passed"),
     ];
     for (more, expected) in cases {
@@ -135,17 +125,46 @@ fn a_prompt_beyond_the_context_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn what_is_not_known_is_ignored_and_paths_open_no_files() {
+fn what_is_not_known_is_ignored() {
     let server = Server::start(&[]);
-    let body = with(
-        chat("hi", 2),
-        json!({"model": "../../etc/passwd", "lora": "/etc/passwd", "log": "/tmp/x", "mmproj": "/x",
-            "unheard_of": {"a": [1]}, "store": true, "user": "u", "tools": null, "tool_choice": "auto"}),
-    );
-    let reply = server.post(CHAT, &body);
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    assert_eq!(reply.json()["model"], "llama-f32");
-    assert_eq!(server.get("/v1/models/../../etc/passwd", "").status, 404);
+    for (path, body) in DIALECTS {
+        let unknown = json!({"unheard_of": {"a": [1]}, "store": true, "user": "u", "tools": null});
+        let reply = server.post(path, &with(body("hi"), unknown));
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+}
+
+#[test]
+fn paths_in_a_request_open_no_files() {
+    let scratch = tests::Scratch::new("paths");
+    // whoever opens it waits for a writer
+    let pipe = scratch.dir().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo can be run");
+    assert!(made.success());
+    let fresh = scratch.dir().join("fresh");
+    let server = Server::start(&[]);
+    let others: [Dialect; 3] = [
+        ("/v1/completions", |text| json!({"prompt": text, "max_tokens": 2})),
+        ("/tokenize", |text| json!({"content": text})),
+        ("/v1/messages/count_tokens", |text| chat(text, 1)),
+    ];
+    for (path, body) in DIALECTS.into_iter().chain(others) {
+        for file in [&pipe, &fresh] {
+            let file = file.to_str().unwrap();
+            let named = json!({"model": file, "lora": file, "log": file, "mmproj": file,
+                "chat_template_kwargs": {"path": file}, "draft_model": file});
+            let reply = server.post(path, &with(body("hi"), named));
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+            assert!(!reply.text().contains(file), "{}", reply.text());
+        }
+    }
+    assert!(!fresh.exists(), "nothing is written");
+    let body = with(chat("hi", 2), json!({"model": "../../etc/passwd"}));
+    assert_eq!(server.post(CHAT, &body).json()["model"], "llama-f32");
+    for path in ["/v1/models/../../etc/passwd", "/v1/models/..%2F..%2Fetc%2Fpasswd"] {
+        assert_eq!(server.get(path, "").status, 404);
+    }
+    assert_eq!(server.get("/../../etc/passwd", "").status, 404);
 }
 
 #[test]
@@ -175,6 +194,27 @@ fn idle_and_slow_sockets_change_nothing_and_are_closed() {
         read(stream);
     }
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_body_that_does_not_come_is_waited_for_a_minute() {
+    let server = Server::start(&[]);
+    let mut slow: Vec<_> = DIALECTS
+        .map(|(path, body)| {
+            let mut stream = server.connect();
+            let bytes = request(path, "", body("hi").to_string().as_bytes());
+            stream.write_all(&bytes[..bytes.len() - 5]).unwrap();
+            (path, stream)
+        })
+        .into();
+    let began = std::time::Instant::now();
+    assert_eq!(server.post(CHAT, &chat("hi", 4)).status, 200);
+    for (path, stream) in slow.drain(..) {
+        let reply = read(stream);
+        assert_eq!(reply.status, 408, "{path}: {reply:?}");
+        reply.error(path, "within 60 seconds");
+    }
+    assert!((55..90).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[test]

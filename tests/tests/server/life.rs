@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::Scratch;
 
-use crate::support::{Server, chat, read, request, with};
-
-const CHAT: &str = "/v1/chat/completions";
+use crate::support::{CHAT, DIALECTS, Server, chat, read, request, with};
 
 #[test]
 fn clients_that_leave_free_their_place_and_change_no_answer() {
@@ -59,22 +57,28 @@ fn many_at_once_each_get_what_they_get_alone() {
 #[test]
 fn a_full_queue_says_when_to_come_back() {
     let server = Server::start(&["--max-concurrent", "1"]);
-    let body = chat("Tell me", 100).to_string();
+    let longer = json!({"max_tokens": 100, "max_output_tokens": 100});
     // one runs and 256 wait; all are sent before any is read
     let sent: Vec<_> = (0..400)
-        .map(|_| {
+        .map(|i| {
+            let (path, body) = DIALECTS[i % DIALECTS.len()];
+            let body = with(body("Tell me"), longer.clone()).to_string();
             let mut stream = server.connect();
-            stream.write_all(&request(CHAT, "", body.as_bytes())).unwrap();
-            stream
+            stream.write_all(&request(path, "", body.as_bytes())).unwrap();
+            (path, stream)
         })
         .collect();
-    let replies: Vec<_> = sent.into_iter().map(read).collect();
-    let refused: Vec<_> = replies.iter().filter(|reply| reply.status == 503).collect();
-    assert!(!refused.is_empty(), "the queue has no end");
-    assert!(replies.iter().filter(|reply| reply.status == 200).count() >= 257);
-    for reply in refused {
-        assert_eq!(reply.json()["error"]["code"], "queue_full");
-        assert_eq!(reply.header("retry-after"), Some("1"));
+    let replies: Vec<_> = sent.into_iter().map(|(path, stream)| (path, read(stream))).collect();
+    assert!(replies.iter().filter(|(_, reply)| reply.status == 200).count() >= 257);
+    for (path, _) in DIALECTS {
+        let refused = replies.iter().filter(|(of, reply)| *of == path && reply.status != 200);
+        let refused: Vec<_> = refused.map(|(_, reply)| reply).collect();
+        assert!(!refused.is_empty(), "{path}: the queue has no end");
+        for reply in refused {
+            assert_eq!(reply.status, if path == "/v1/messages" { 529 } else { 503 });
+            reply.error(path, "256 requests wait");
+            assert_eq!(reply.header("retry-after"), Some("1"));
+        }
     }
     server.wait_idle();
     assert_eq!(server.post(CHAT, &chat("hi", 1)).status, 200);
@@ -146,6 +150,62 @@ fn idle_connections_do_not_hold_the_end_up() {
 }
 
 #[test]
+fn a_client_that_goes_away_is_in_the_log() {
+    let scratch = Scratch::new("log-of-the-gone");
+    let path = scratch.file("log.jsonl", "");
+    let server = Server::start(&["--log-requests", &path]);
+    for (round, stream) in [false, true].into_iter().enumerate() {
+        let body = with(chat("Tell me", 480), json!({"stream": stream}));
+        let mut client = server.connect();
+        client.write_all(&request(CHAT, "", body.to_string().as_bytes())).unwrap();
+        let began = Instant::now();
+        while server.metric("imp_answers_running") == 0.0 {
+            assert!(began.elapsed().as_secs() < 20, "it does not begin");
+        }
+        drop(client);
+        let line = loop {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if let Some(line) = text.lines().nth(round) {
+                break serde_json::from_str::<Value>(line).unwrap();
+            }
+            assert!(began.elapsed().as_secs() < 20, "stream {stream}: no line");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(line["status"], 499, "{line}");
+        assert_eq!(line["error"], "the client went away");
+        assert_eq!(line["request"]["messages"][0]["content"], "Tell me");
+    }
+}
+
+#[test]
+fn clients_that_leave_the_queue_are_not_waited_for() {
+    let server = Server::start(&["--max-concurrent", "1"]);
+    let mut running = server.connect();
+    let body = with(chat("Tell me", 480), json!({"stream": true}));
+    running.write_all(&request(CHAT, "", body.to_string().as_bytes())).unwrap();
+    running.read_exact(&mut [0; 200]).unwrap();
+    let waiting: Vec<_> = DIALECTS
+        .into_iter()
+        .flat_map(|dialect| [(dialect, false), (dialect, true)])
+        .map(|((path, body), stream)| {
+            let mut client = server.connect();
+            let body = with(body("hi"), json!({"stream": stream})).to_string();
+            client.write_all(&request(path, "", body.as_bytes())).unwrap();
+            client
+        })
+        .collect();
+    let began = Instant::now();
+    while server.metric("imp_requests_waiting") < 1.0 && server.metric("imp_answers_running") > 0.0
+    {
+        assert!(began.elapsed().as_secs() < 20, "none waits");
+    }
+    drop(waiting);
+    drop(running);
+    server.wait_idle();
+    assert_eq!(server.post(CHAT, &chat("hi", 1)).status, 200);
+}
+
+#[test]
 fn the_log_has_a_line_a_request_and_a_full_disk_ends_nothing() {
     let scratch = Scratch::new("request-log");
     let path = scratch.file("log.jsonl", "{\"before\":1}\n");
@@ -167,6 +227,7 @@ fn the_log_has_a_line_a_request_and_a_full_disk_ends_nothing() {
     };
     assert_eq!(lines[0]["before"], 1, "what was there stays");
     for line in &lines[1..] {
+        assert_eq!((&line["status"], &line["error"]), (&json!(200), &Value::Null));
         assert_eq!(line["response"][0]["content"], answer["choices"][0]["message"]["content"]);
         assert_eq!(line["request"]["messages"][0]["content"], "hi");
         assert_eq!(line["completion_tokens"], 4);

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::imp_server;
+use tests::{Scratch, data, imp_server};
 
 /// Random weights, a vocabulary of 768 tokens, a context of 512, a chat template.
 pub const MODEL: &str = "tiny/llama/llama-f32.gguf";
@@ -189,6 +189,19 @@ impl Reply {
         Self { status, head, body }
     }
 
+    /// The error in it, in the shape of the path's dialect, with a message that holds `expected`.
+    pub fn error(&self, path: &str, expected: &str) -> Value {
+        let json = self.json();
+        let error = &json["error"];
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains(expected), "{path}: {message:?}, expected {expected:?}");
+        let anthropic = path.starts_with("/v1/messages");
+        assert_eq!(json["type"] == "error", anthropic, "{json}");
+        assert!(error["type"].is_string(), "{json}");
+        assert_eq!(error.get("param").is_some() && error.get("code").is_some(), !anthropic);
+        json
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -244,4 +257,39 @@ pub fn with(mut base: Value, more: Value) -> Value {
         base[key] = value.clone();
     }
     base
+}
+
+/// A tiny model with a template that writes calls as Hermes does; gives its path.
+pub fn tools_model(scratch: &Scratch) -> String {
+    for entry in std::fs::read_dir(data("tiny/qwen3")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, scratch.dir().join(path.file_name().unwrap())).unwrap();
+    }
+    scratch.file("chat_template.jinja", HERMES);
+    scratch.dir().to_str().expect("a UTF-8 path").to_owned()
+}
+
+const HERMES: &str = r#"{%- if tools %}{{ tools | tojson }}
+Call one: <tool_call>{"name": a name, "arguments": an object}</tool_call>
+{% endif %}{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"#;
+
+/// A path, and the body of a small request there that says something.
+pub type Dialect = (&'static str, fn(&str) -> Value);
+
+/// Every dialect that has conversations.
+pub const DIALECTS: [Dialect; 3] = [
+    (CHAT, |content| chat(content, 4)),
+    ("/v1/messages", |content| chat(content, 4)),
+    ("/v1/responses", |content| json!({"input": content, "max_output_tokens": 4})),
+];
+
+/// The path of OpenAI's chats.
+pub const CHAT: &str = "/v1/chat/completions";
+
+/// Checks an error: its status, a message that holds `expected`, the shape of the path's dialect.
+pub fn refused(server: &Server, path: &str, body: &[u8], status: u16, expected: &str) -> Value {
+    let reply = server.post_bytes(path, body);
+    assert_eq!(reply.status, status, "{path}, {expected:?}: {}", reply.text());
+    reply.error(path, expected)
 }

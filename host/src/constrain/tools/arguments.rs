@@ -2,29 +2,34 @@
 
 use serde_json::{Value, json};
 
-use super::{ConstraintError, Writer, quoted};
+use super::{ConstraintError, Tags, Writer, quoted};
 use crate::text::output::is_tool_name;
 
 const GEMMA_QUOTE: &str = "<|\"|>";
-const PARAMETER_END: &str = "\n</parameter>\n";
 
 impl Writer<'_> {
-    /// Qwen3-Coder's parameters: those of the schema in its order, the required ones always.
-    pub(super) fn parameters(&mut self, schema: &Value) -> Result<String, ConstraintError> {
+    /// Parameters in tags: those of the schema in its order, the required ones always.
+    pub(super) fn parameters(
+        &mut self,
+        tags: &Tags,
+        schema: &Value,
+    ) -> Result<String, ConstraintError> {
         let mut items = vec![];
         for (name, property) in properties(schema) {
-            check_name(name, !name.contains(['>', '\n']))?;
+            check_name(name, !name.contains(['<', '>', '"', '\n']))?;
             self.check_size()?;
-            let head = quoted(&format!("<parameter={name}>\n"));
+            let (open, named) = (self.text(tags.open), self.text(tags.named));
+            let head = format!("{open} {} {named}", quoted(name));
+            let close = self.text(tags.close);
             let value = match texts(property) {
-                Some(Texts::Any) => self.text_until(PARAMETER_END),
+                Some(Texts::Any) => self.text_until(tags.close),
                 Some(Texts::OneOf(texts)) => {
                     let any = texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(" | ");
-                    self.rule(&format!("({any}) {}", quoted(PARAMETER_END)))
+                    self.rule(&format!("({any}) {close}"))
                 }
                 None => {
                     let value = self.json(&with_definitions(property, schema))?;
-                    self.rule(&format!("{value} {}", quoted(PARAMETER_END)))
+                    self.rule(&format!("{value} {close}"))
                 }
             };
             let item = self.rule(&format!("{head} {value}"));

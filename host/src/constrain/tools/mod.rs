@@ -1,9 +1,10 @@
 //! Tool choice: the grammar of a family's tool calls.
 //!
-//! [`grammar`] writes what [`OutputParser`](crate::text::OutputParser) reads: a row of `ENVELOPES` is what a family
+//! [`grammar`] writes what [`OutputParser`](crate::text::OutputParser) reads: a row of `envelope::ENVELOPES` is what a family
 //! writes around the name and the arguments of a call, and `arguments` is how it writes these.
 
 mod arguments;
+mod envelope;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use serde_json::Value;
 use super::{ConstraintError, json_schema, limits};
 use crate::text::output::{Tool, is_tool_name};
 use crate::text::{Tokenizer, ToolFormat};
+use envelope::{CONTROL, ENVELOPES, Envelope, HARMONY, Notation, Tags};
 
 /// Most tools whose calls are constrained.
 pub const MAX_TOOLS: usize = 128;
@@ -37,179 +39,38 @@ pub enum ToolChoice {
 /// The grammar of tool calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolCalls {
-    lark: String,
-    /// Whether reasoning may come before the calls.
-    reasons: bool,
+    /// Lark without its first rule.
+    rules: String,
+    /// What may come before: reasoning, where it is a part of the grammar.
+    reasoning: Option<String>,
+    /// The calls.
+    calls: String,
+    /// What stands in front of an answer without calls.
+    answer: String,
 }
 
 impl ToolCalls {
     pub(super) fn reasons(&self) -> bool {
-        self.reasons
+        self.reasoning.is_some()
     }
 
-    pub(super) fn lark(&self) -> &str {
-        &self.lark
+    /// The grammar of the calls.
+    pub(super) fn lark(&self) -> String {
+        let reasoning = self.reasoning.as_deref().unwrap_or_default();
+        format!("start: {reasoning} {}\n{}", self.calls, self.rules)
+    }
+
+    /// The same with another item in their place.
+    pub(super) fn lark_or(&self, other: &str) -> String {
+        let reasoning = self.reasoning.as_deref().unwrap_or_default();
+        let (calls, answer) = (&self.calls, &self.answer);
+        format!("start: {reasoning} (({calls}) | ({answer} {other}))\n{}", self.rules)
     }
 }
-
-/// How a family writes a call. Control tokens are spelled in the texts.
-struct Envelope {
-    /// The name of its [`ToolFormat`].
-    format: &'static str,
-    /// Before all calls.
-    begin: &'static str,
-    /// Before a name.
-    open: &'static str,
-    /// Between name and arguments.
-    middle: &'static str,
-    /// Behind the arguments.
-    close: &'static str,
-    /// Between calls; `None` where the family makes one at a time.
-    between: Option<&'static str>,
-    /// Behind all calls.
-    end: &'static str,
-    arguments: Notation,
-    /// Only where the vocabulary has this control token.
-    needs: Option<&'static str>,
-}
-
-/// How arguments are written.
-#[derive(Clone, Copy)]
-enum Notation {
-    Json,
-    Parameters,
-    Gemma,
-}
-
-/// Its calls stand behind reasoning in a channel of its own.
-const HARMONY: &str = "harmony";
-
-const PLAIN: Envelope = Envelope {
-    format: "",
-    begin: "",
-    open: "",
-    middle: "",
-    close: "",
-    between: None,
-    end: "",
-    arguments: Notation::Json,
-    needs: None,
-};
-
-/// Of several rows of a format the first that the vocabulary has the tokens for counts.
-const ENVELOPES: &[Envelope] = &[
-    Envelope {
-        format: "hermes",
-        open: "<tool_call>\n{\"name\": \"",
-        middle: "\", \"arguments\": ",
-        close: "}\n</tool_call>",
-        between: Some("\n"),
-        ..PLAIN
-    },
-    Envelope {
-        format: "llama3",
-        open: "{\"name\": \"",
-        middle: "\", \"parameters\": ",
-        close: "}",
-        ..PLAIN
-    },
-    Envelope {
-        format: "mistral",
-        open: "[TOOL_CALLS]",
-        middle: "[ARGS]",
-        between: Some(""),
-        needs: Some("[ARGS]"),
-        ..PLAIN
-    },
-    Envelope {
-        format: "mistral",
-        begin: "[TOOL_CALLS][",
-        open: "{\"name\": \"",
-        middle: "\", \"arguments\": ",
-        close: "}",
-        between: Some(", "),
-        end: "]",
-        ..PLAIN
-    },
-    Envelope {
-        format: "qwen3-coder",
-        open: "<tool_call>\n<function=",
-        middle: ">\n",
-        close: "</function>\n</tool_call>",
-        between: Some("\n"),
-        arguments: Notation::Parameters,
-        ..PLAIN
-    },
-    Envelope {
-        format: "gemma",
-        open: "```tool_code\n{\"name\": \"",
-        middle: "\", \"parameters\": ",
-        close: "}\n```",
-        between: Some("\n"),
-        ..PLAIN
-    },
-    Envelope {
-        format: "gemma4",
-        open: "<|tool_call>call:",
-        close: "<tool_call|>",
-        between: Some(""),
-        arguments: Notation::Gemma,
-        ..PLAIN
-    },
-    Envelope {
-        format: "deepseek",
-        begin: "<｜tool▁calls▁begin｜>",
-        open: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-        middle: "\n```json\n",
-        close: "\n```<｜tool▁call▁end｜>",
-        between: Some("\n"),
-        end: "<｜tool▁calls▁end｜>",
-        ..PLAIN
-    },
-    Envelope {
-        format: "deepseek-v3.1",
-        begin: "<｜tool▁calls▁begin｜>",
-        open: "<｜tool▁call▁begin｜>",
-        middle: "<｜tool▁sep｜>",
-        close: "<｜tool▁call▁end｜>",
-        between: Some(""),
-        end: "<｜tool▁calls▁end｜>",
-        ..PLAIN
-    },
-    Envelope {
-        format: HARMONY,
-        open: "<|channel|>commentary to=functions.",
-        middle: " <|constrain|>json<|message|>",
-        ..PLAIN
-    },
-];
-
-/// What is a control token in the vocabularies that have it.
-const CONTROL: &[&str] = &[
-    "[TOOL_CALLS]",
-    "[ARGS]",
-    "<tool_call>",
-    "</tool_call>",
-    "<|tool_call>",
-    "<tool_call|>",
-    "<|\"|>",
-    "<｜tool▁calls▁begin｜>",
-    "<｜tool▁call▁begin｜>",
-    "<｜tool▁sep｜>",
-    "<｜tool▁call▁end｜>",
-    "<｜tool▁calls▁end｜>",
-    "<|channel|>",
-    "<|constrain|>",
-    "<|message|>",
-    "<|start|>",
-    "<|end|>",
-];
 
 /// The grammar that enforces `choice`; `None` where nothing is to be enforced (`Auto`, `None`).
 ///
-/// `parallel` lets an answer make several calls, where the family can. In the formats `qwen3-coder` and `gemma4`, which
-/// do not write JSON, the types, names and enumerations of a schema are enforced, and not the length, pattern or range
-/// of what stands in them.
+/// As of [`calls`].
 ///
 /// # Errors
 /// `Tools` when the choice cannot be met, `Limit` and `Invalid` as [`super::Grammars::compile`].
@@ -220,10 +81,30 @@ pub fn grammar(
     format: ToolFormat,
     tokenizer: &Tokenizer,
 ) -> Result<Option<ToolCalls>, ConstraintError> {
+    match choice {
+        ToolChoice::Auto | ToolChoice::None => Ok(None),
+        _ => calls(tools, choice, parallel, format, tokenizer).map(Some),
+    }
+}
+
+/// The grammar of calls of the tools: of the one that `choice` names, else of any.
+///
+/// `parallel` lets an answer make several calls, where the family can. In the formats that do not
+/// write JSON, the types, names and enumerations of a schema are enforced, and not the length, pattern or range
+/// of what stands in them.
+///
+/// # Errors
+/// `Tools` when the choice cannot be met, `Limit` and `Invalid` as [`super::Grammars::compile`].
+pub fn calls(
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+    format: ToolFormat,
+    tokenizer: &Tokenizer,
+) -> Result<ToolCalls, ConstraintError> {
     let tools: Vec<&Tool> = match choice {
-        ToolChoice::Auto | ToolChoice::None => return Ok(None),
-        ToolChoice::Required => tools.iter().collect(),
         ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
+        _ => tools.iter().collect(),
     };
     if tools.is_empty() {
         return Err(ConstraintError::Tools(match choice {
@@ -244,8 +125,11 @@ pub fn grammar(
         ConstraintError::Tools("the model's chat template writes no tool calls".to_owned())
     })?;
     let mut writer = Writer { tokenizer, lark: String::new(), rules: 0 };
-    writer.calls(envelope, &tools, parallel)?;
-    Ok(Some(ToolCalls { lark: writer.lark, reasons: envelope.format == HARMONY }))
+    let calls = writer.calls(envelope, &tools, parallel)?;
+    let harmony = envelope.format == HARMONY;
+    let reasoning = harmony.then(|| writer.analysis());
+    let answer = if harmony { writer.text("<|channel|>final<|message|>") } else { String::new() };
+    Ok(ToolCalls { rules: writer.lark, reasoning, calls, answer })
 }
 
 /// Writes Lark.
@@ -262,7 +146,7 @@ impl Writer<'_> {
         envelope: &Envelope,
         tools: &[&Tool],
         parallel: bool,
-    ) -> Result<(), ConstraintError> {
+    ) -> Result<String, ConstraintError> {
         let mut calls = vec![];
         for tool in tools {
             calls.push(self.call(envelope, tool)?);
@@ -277,22 +161,21 @@ impl Writer<'_> {
             None => String::new(),
         };
         let (begin, end) = (self.text(envelope.begin), self.text(envelope.end));
-        let reasoning = if envelope.format == HARMONY { self.analysis() } else { String::new() };
-        writeln!(self.lark, "start: {reasoning} {begin} {call}{more} {end}").expect("strings grow");
-        Ok(())
+        Ok(format!("{begin} {call}{more} {end}"))
     }
 
     fn call(&mut self, envelope: &Envelope, tool: &Tool) -> Result<String, ConstraintError> {
         limits::check_schema(&tool.parameters)?;
         let arguments = match envelope.arguments {
             Notation::Json => self.json(&object(&tool.parameters)?)?,
-            Notation::Parameters => self.parameters(&object(&tool.parameters)?)?,
+            Notation::Parameters(tags) => self.parameters(tags, &object(&tool.parameters)?)?,
             Notation::Gemma => self.gemma_object(&object(&tool.parameters)?)?,
         };
         let head = self.text(envelope.open);
         let name = quoted(&tool.name);
         let (middle, close) = (self.text(envelope.middle), self.text(envelope.close));
-        Ok(self.rule(&format!("{head} {name} {middle} {arguments} {close}")))
+        let number = if envelope.numbered { "/:[0-9]{1,3}/" } else { "" };
+        Ok(self.rule(&format!("{head} {name} {number} {middle} {arguments} {close}")))
     }
 
     /// gpt-oss may think before it calls.
@@ -382,7 +265,7 @@ fn object(schema: &Value) -> Result<Value, ConstraintError> {
 }
 
 /// A Lark string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
 

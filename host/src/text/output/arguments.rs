@@ -4,42 +4,18 @@ use serde_json::Value;
 
 use super::Piece;
 use super::json::{Scanner, Step, escape, escaped, quoted};
-use super::scan::{Begins, begins, held, white};
+use super::parameters::{Parameters, Tags};
+use super::scan::{Begins, begins, held};
 
 /// What Gemma 4 puts around strings.
 pub(super) const GEMMA_QUOTE: &str = "<|\"|>";
-
-const PARAMETER: &str = "<parameter=";
-const PARAMETER_END: &str = "</parameter>";
-const FUNCTION_END: &str = "</function>";
 
 /// Turns arguments into JSON.
 #[derive(Debug)]
 pub(super) enum Reader {
     Json(Scanner),
-    Gemma {
-        scanner: Scanner,
-        quoted: bool,
-    },
-    Parameters {
-        /// The JSON schema of the arguments.
-        schema: Value,
-        state: Parameter,
-        /// Parameters so far.
-        count: usize,
-    },
-}
-
-/// Where among the parameters the text is.
-#[derive(Debug)]
-pub(super) enum Parameter {
-    Between,
-    /// In a string, whose first newline is not part of it.
-    Text {
-        begun: bool,
-    },
-    /// In a value that is given when it is whole.
-    Value(Vec<String>),
+    Gemma { scanner: Scanner, quoted: bool },
+    Parameters(Parameters),
 }
 
 /// How far the arguments were read.
@@ -62,8 +38,8 @@ impl Reader {
         Self::Gemma { scanner: Scanner::new(), quoted: false }
     }
 
-    pub fn parameters(schema: &Value) -> Self {
-        Self::Parameters { schema: schema.clone(), state: Parameter::Between, count: 0 }
+    pub fn parameters(tags: &'static Tags, schema: &Value) -> Self {
+        Self::Parameters(Parameters::new(tags, schema))
     }
 
     /// Reads as [`Reader::read`] does, and appends what was read as arguments of call `index`.
@@ -81,9 +57,7 @@ impl Reader {
         match self {
             Self::Json(scanner) => read_json(scanner, text, out),
             Self::Gemma { scanner, quoted } => read_gemma(scanner, quoted, text, end, out),
-            Self::Parameters { schema, state, count } => {
-                read_parameters(schema, state, count, text, end, out)
-            }
+            Self::Parameters(parameters) => parameters.read(text, end, out),
         }
     }
 }
@@ -199,163 +173,4 @@ fn read_gemma(
 
 fn is_key(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$')
-}
-
-fn read_parameters(
-    schema: &Value,
-    state: &mut Parameter,
-    count: &mut usize,
-    text: &str,
-    end: bool,
-    out: &mut String,
-) -> Read {
-    let mut at = 0;
-    loop {
-        let rest = &text[at..];
-        match state {
-            Parameter::Between => {
-                let lead = white(rest);
-                match begins(&rest[lead..], &[PARAMETER, FUNCTION_END], end) {
-                    Begins::Perhaps => return Read::More(at),
-                    Begins::With(PARAMETER) => {
-                        let key = &rest[lead + PARAMETER.len()..];
-                        let Some(len) = key.find(['>', '\n']) else {
-                            // An unfinished key is nothing that could be shown.
-                            return Read::More(if end { text.len() } else { at });
-                        };
-                        let (name, len) = (&key[..len], lead + PARAMETER.len() + len + 1);
-                        let name = name.trim();
-                        out.push_str(if *count == 0 { "{" } else { ", " });
-                        out.push_str(&quoted(name));
-                        out.push_str(": ");
-                        *count += 1;
-                        at += len;
-                        let types = types(schema, name);
-                        *state = if types.iter().all(|name| name == "string") {
-                            out.push('"');
-                            Parameter::Text { begun: false }
-                        } else {
-                            Parameter::Value(types)
-                        };
-                    }
-                    Begins::With(marker) => {
-                        out.push_str(if *count == 0 { "{}" } else { "}" });
-                        return Read::Done(at + lead + marker.len());
-                    }
-                    Begins::Not if lead == rest.len() => {
-                        return Read::More(if end { text.len() } else { at });
-                    }
-                    Begins::Not => {
-                        out.push_str(if *count == 0 { "{}" } else { "}" });
-                        return Read::Broken(at);
-                    }
-                }
-            }
-            Parameter::Text { begun } => {
-                if !*begun {
-                    if rest.is_empty() {
-                        return Read::More(at);
-                    }
-                    *begun = true;
-                    at += usize::from(rest.starts_with('\n'));
-                    continue;
-                }
-                match rest.find(PARAMETER_END) {
-                    Some(len) => {
-                        let value = &rest[..len];
-                        out.push_str(&escaped(value.strip_suffix('\n').unwrap_or(value)));
-                        out.push('"');
-                        at += len + PARAMETER_END.len();
-                        *state = Parameter::Between;
-                    }
-                    None => {
-                        let mut len = rest.len();
-                        if !end {
-                            len -= held(rest, &[PARAMETER_END]);
-                            // The newline before the end is not part of the value.
-                            len -= usize::from(rest[..len].ends_with('\n'));
-                        }
-                        out.push_str(&escaped(&rest[..len]));
-                        return Read::More(at + len);
-                    }
-                }
-            }
-            Parameter::Value(types) => match rest.find(PARAMETER_END) {
-                Some(len) => {
-                    out.push_str(&typed(rest[..len].trim(), types));
-                    at += len + PARAMETER_END.len();
-                    *state = Parameter::Between;
-                }
-                None if end => {
-                    out.push_str(&typed(rest.trim(), types));
-                    return Read::More(text.len());
-                }
-                None => return Read::More(at),
-            },
-        }
-    }
-}
-
-/// The types that a schema allows a parameter; without any it is a string.
-fn types(schema: &Value, name: &str) -> Vec<String> {
-    let mut types = vec![];
-    if let Some(property) = schema.get("properties").and_then(|all| all.get(name)) {
-        collect_types(property, 0, &mut types);
-    }
-    types
-}
-
-fn collect_types(schema: &Value, depth: usize, types: &mut Vec<String>) {
-    match schema.get("type") {
-        Some(Value::String(name)) => types.push(name.clone()),
-        Some(Value::Array(names)) => {
-            types.extend(names.iter().filter_map(Value::as_str).map(str::to_owned));
-        }
-        _ => {}
-    }
-    let values = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
-    for value in values.chain(schema.get("const")) {
-        types.push(type_of(value).to_owned());
-    }
-    for key in ["anyOf", "oneOf", "allOf"].iter().filter(|_| depth < 8) {
-        for part in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
-            collect_types(part, depth + 1, types);
-        }
-    }
-    // What a reference leads to is not looked up: the value says what it is.
-    if schema.get("$ref").is_some() {
-        types.extend(["object", "array", "number", "boolean", "null", "string"].map(str::to_owned));
-    }
-}
-
-fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
-/// A value in JSON: of one of `types` when it reads as one, else a string.
-fn typed(text: &str, types: &[String]) -> String {
-    let python = match text {
-        "True" => "true",
-        "False" => "false",
-        "None" => "null",
-        other => other,
-    };
-    let is_one = |value: &Value| {
-        let found = type_of(value);
-        types.iter().any(|name| name == found || name == "integer" && found == "number")
-    };
-    match serde_json::from_str::<Value>(python) {
-        Ok(value) if !value.is_string() && is_one(&value) => python.to_owned(),
-        Ok(value) if value.is_string() && !types.iter().any(|name| name == "string") => {
-            value.to_string()
-        }
-        _ => quoted(text),
-    }
 }

@@ -2,7 +2,10 @@
 
 use super::arguments::Reader;
 use super::json::Scanner;
-use super::{Tool, deepseek, gemma, gemma4, hermes, llama3, mistral, qwen3_coder};
+use super::parameters::Tags;
+use super::{
+    Tool, deepseek, gemma, gemma4, glm, hermes, kimi, llama3, minimax, mistral, qwen3_coder,
+};
 
 /// How one family of models writes tool calls.
 ///
@@ -60,8 +63,8 @@ pub(super) struct Start {
 /// How the arguments are written.
 pub(super) enum Arguments {
     Json,
-    /// `<parameter=key>value</parameter>`.
-    Parameters,
+    /// In tags such as `<parameter=key>value</parameter>`.
+    Parameters(&'static Tags),
     /// Gemma 4's own notation.
     Gemma,
 }
@@ -70,7 +73,7 @@ impl Arguments {
     pub fn reader(&self, tool: &Tool) -> Reader {
         match self {
             Self::Json => Reader::json(),
-            Self::Parameters => Reader::parameters(&tool.parameters),
+            Self::Parameters(tags) => Reader::parameters(tags, &tool.parameters),
             Self::Gemma => Reader::gemma(),
         }
     }
@@ -81,8 +84,13 @@ pub(super) const FORMATS: &[&Format] = &[
     &gemma4::FORMAT,
     &deepseek::FORMAT,
     &deepseek::V3_1,
+    &kimi::FORMAT,
     &mistral::FORMAT,
+    &minimax::FORMAT,
+    &qwen3_coder::SEED,
     &qwen3_coder::FORMAT,
+    &glm::V4_5,
+    &glm::FORMAT,
     &hermes::FORMAT,
     &llama3::FORMAT,
     &gemma::FORMAT,

@@ -15,11 +15,15 @@ mod deepseek;
 mod format;
 mod gemma;
 mod gemma4;
+mod glm;
 mod harmony;
 mod hermes;
 mod json;
+mod kimi;
 mod llama3;
+mod minimax;
 mod mistral;
+mod parameters;
 mod qwen3_coder;
 mod reasoning;
 mod scan;
@@ -261,19 +265,22 @@ impl Rest {
     }
 }
 
+/// Adds a piece to others: one that goes on with the last of them becomes a part of it.
+pub fn join(pieces: &mut Vec<Piece>, piece: Piece) {
+    match (pieces.last_mut(), piece) {
+        (Some(Piece::Content(text)), Piece::Content(more))
+        | (Some(Piece::Reasoning(text)), Piece::Reasoning(more)) => text.push_str(&more),
+        (
+            Some(Piece::ToolArguments { index, fragment }),
+            Piece::ToolArguments { index: same, fragment: more },
+        ) if *index == same => fragment.push_str(&more),
+        (_, piece) => pieces.push(piece),
+    }
+}
+
 /// Joins neighbours of one kind.
 fn merge(pieces: Vec<Piece>) -> Vec<Piece> {
-    let mut merged: Vec<Piece> = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        match (merged.last_mut(), piece) {
-            (Some(Piece::Content(text)), Piece::Content(more))
-            | (Some(Piece::Reasoning(text)), Piece::Reasoning(more)) => text.push_str(&more),
-            (
-                Some(Piece::ToolArguments { index, fragment }),
-                Piece::ToolArguments { index: same, fragment: more },
-            ) if *index == same => fragment.push_str(&more),
-            (_, piece) => merged.push(piece),
-        }
-    }
+    let mut merged = Vec::with_capacity(pieces.len());
+    pieces.into_iter().for_each(|piece| join(&mut merged, piece));
     merged
 }

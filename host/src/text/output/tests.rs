@@ -151,6 +151,48 @@ const CASES: &[Case] = &[
         &["~a", "@add", "={\"a\": 1}"],
     ),
     case(
+        "kimi-k2",
+        "I look.<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_call_begin|> functions.find:1 <|tool_call_argument_begin|> {\"q\": \"<|\"}\n<|tool_call_end|><|tool_calls_section_end|>",
+        &[
+            "+I look.",
+            "@add#functions.add:0",
+            "={\"a\": 1}",
+            "@find#functions.find:1",
+            "={\"q\": \"<|\"}",
+        ],
+    ),
+    case(
+        "kimi-k2",
+        "<|tool_call_begin|>functions.rm:0<|tool_call_argument_begin|>{}<|tool_call_end|>",
+        &["+functions.rm:0{}"],
+    ),
+    case(
+        "minimax-m2",
+        "<think>a</think>\n\n<minimax:tool_call>\n<invoke name=\"find\">\n<parameter name=\"q\">a < \"b\"\nc</parameter>\n<parameter name=\"n\">3</parameter>\n</invoke>\n<invoke name=\"add\">\n</invoke>\n</minimax:tool_call>\nDone",
+        &["~a", "@find", "={\"q\": \"a < \\\"b\\\"\\nc\", \"n\": 3}", "@add", "={}", "+Done"],
+    ),
+    case(
+        "seed-oss",
+        "\n<seed:tool_call>\n<function=find>\n<parameter=q>x</parameter>\n<parameter=flag>true</parameter>\n</function>\n</seed:tool_call>",
+        &["@find", "={\"q\": \"x\", \"flag\": true}"],
+    ),
+    case(
+        "glm-4.5",
+        "<think>a</think>\nb\n<tool_call>find\n<arg_key>q</arg_key>\n<arg_value>3</arg_value>\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
+        &["~a", "+b", "@find", "={\"q\": \"3\", \"n\": 3}"],
+    ),
+    case(
+        "glm-4.7",
+        "<tool_call>add</tool_call><tool_call>find<arg_key>deep</arg_key><arg_value>{\"x\": []}</arg_value></tool_call>and",
+        &["@add", "={}", "@find", "={\"deep\": {\"x\": []}}", "+and"],
+    ),
+    case(
+        "glm-4.7",
+        "<tool_call>find<arg_key>q</arg_key><arg_value>cu",
+        &["@find", "={\"q\": \"cu"],
+    ),
+    case("glm-4.7", "<tool_call>find<arg_key>q</arg_key>no value", &["@find", "={}", "+qno value"]),
+    case(
         "harmony",
         "<|channel|>analysis<|message|>Need < it.<|end|><|start|>assistant<|channel|>commentary<|message|>Looking.<|end|><|start|>assistant<|channel|>commentary to=functions.add <|constrain|>json<|message|>{\"a\":1}<|call|>",
         &["~Need < it.", "+Looking.", "@add", "={\"a\":1}"],
@@ -326,6 +368,9 @@ fn calls_are_read_as_templates_write_them() {
         "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
         "google-gemma-4-31B-it",
         "ibm-granite-granite-4.1",
+        "moonshotai-Kimi-K2",
+        "MiniMax-M2",
+        "GLM-4.7-Flash",
     ] {
         let source = template(name);
         let chat = ChatTemplate::from_source(&source, "<s>", "</s>").unwrap();
@@ -375,13 +420,21 @@ fn formats_are_detected_from_published_templates() {
         ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "deepseek"),
         ("google-gemma-4-31B-it", "gemma4"),
         ("google-gemma-2-2b-it", "none"),
-        ("GLM-4.7-Flash", "none"),
+        ("GLM-4.7-Flash", "glm-4.7"),
+        ("moonshotai-Kimi-K2", "kimi-k2"),
+        ("Kimi-K2-Instruct", "kimi-k2"),
+        ("MiniMax-M2", "minimax-m2"),
+        ("ByteDance-Seed-OSS", "seed-oss"),
+        ("LFM2-8B-A1B", "none"),
         ("microsoft-Phi-3.5-mini-instruct", "none"),
     ];
     for (name, format) in expected {
         let source = template(name);
         assert_eq!(ToolFormat::detect(&source, &[]).name(), format, "{name}");
     }
+    let glm =
+        "{{ '<tool_call>' + name }}\n<arg_key>{{ k }}</arg_key>\n<arg_value>{{ v }}</arg_value>";
+    assert_eq!(ToolFormat::detect(glm, &[]).name(), "glm-4.5");
     let deepseek = "{{ '<｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>' + arguments }}";
     assert_eq!(ToolFormat::detect(deepseek, &[]).name(), "deepseek-v3.1");
     let harmony = "{{ '<|start|>assistant<|channel|>final<|message|>' }}";
@@ -435,6 +488,15 @@ fn hostile(format: &'static str) -> impl Strategy<Value = String> {
         " ",
         "<function=add>",
         "<parameter=q>",
+        "<parameter name=\"q\">",
+        "add\">",
+        "<arg_key>",
+        "q</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+        "</invoke>",
+        "functions.add:0",
+        "<|tool_call_argument_begin|>",
         "<parameter=n>",
         "</parameter>",
         "</function>",

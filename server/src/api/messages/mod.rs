@@ -1,21 +1,20 @@
 //! Anthropic's `/v1/messages` and `/v1/messages/count_tokens`.
 
+pub mod tell;
+
 use host::constrain::GrammarSpec;
 use host::constrain::tools::ToolChoice;
-use host::engine::FinishReason;
-use host::text::output::complete_json;
 use serde_json::{Map, Value, json};
 
-use super::json::{Fields, kind, wrong};
+use super::json::{Fields, wrong};
 use super::prompt::{self, Conversation};
-use super::{Context, Job, model, sampling};
-use crate::answer::{End, Update};
+use super::{Context, Job, model, sampling, shape, stops};
 use crate::generation::Generation;
+use crate::http::ApiError;
 use crate::http::route::random_id;
-use crate::http::{ApiError, Dialect};
-use crate::limits::{MESSAGES, TOOLS};
-use crate::output::{Piece, Reading, Wish};
-use crate::stream::{Choice, Frames, Teller, Totals};
+use crate::limits::MESSAGES;
+use crate::output::{Reading, Wish};
+use tell::Message;
 
 /// Makes a request of a body.
 ///
@@ -34,7 +33,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         tools: conversation.tools.clone(),
         choice,
         parallel,
-        grammar: output_format(&fields)?.or(sampling::grammar(&fields)?),
+        grammar: output_format(&fields)?.or(shape::grammar(&fields)?),
         reasoning: None,
         think_budget: thinking(&fields)?.1,
     };
@@ -45,7 +44,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         choices: 1,
         max_tokens,
         sampling: sampling::sampling(&fields, &context.app.defaults)?,
-        stop: sampling::stop(&fields, "stop_sequences")?,
+        stops: stops::stops(&fields, "stop_sequences", max_tokens)?,
         logprobs: None,
         ignore_eos: false,
         echo: false,
@@ -53,8 +52,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     };
     generation.check(context.loaded, "messages")?;
     let id = format!("msg_{}", random_id());
-    let teller =
-        Message { id, model, input_tokens, blocks: 0, open: None, called: false, end: None };
+    let teller = Message::new(id, model, input_tokens);
     Ok(Job { generation, teller: Box::new(teller), stream: fields.flag("stream", false)? })
 }
 
@@ -70,7 +68,7 @@ pub fn count_tokens(context: &Context<'_>, body: &Map<String, Value>) -> Result<
 /// `output_config.format`.
 fn output_format(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
     let config = fields.object("output_config")?;
-    Ok(config.map(|config| sampling::format(&config)).transpose()?.flatten())
+    Ok(config.map(|config| shape::format(&config)).transpose()?.flatten())
 }
 
 /// `thinking`: whether the template shall ask for it, and how many tokens it may take.
@@ -246,192 +244,8 @@ fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     if tool_choice(fields)?.0 == ToolChoice::None {
         return Ok(vec![]);
     }
-    let list = fields.list("tools", TOOLS)?.unwrap_or(&[]);
-    let own = list
-        .iter()
-        .filter(|tool| tool.get("type").is_none_or(|kind| kind.is_null() || kind == "custom"));
-    let own = json!({"tools": own.collect::<Vec<_>>()});
-    let Value::Object(own) = &own else { return Err(ApiError::internal(kind(&own))) };
-    prompt::tools(&Fields::new(own), "input_schema")
-}
-
-/// Tells an answer as a `message`.
-struct Message {
-    id: String,
-    model: String,
-    input_tokens: usize,
-    /// Blocks begun.
-    blocks: usize,
-    open: Option<Block>,
-    /// Whether a tool was called.
-    called: bool,
-    end: Option<End>,
-}
-
-/// Kind of a content block.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Block {
-    Text,
-    Thinking,
-    Tool(usize),
-}
-
-/// Ours: clients only hand it back.
-const SIGNATURE: &str = "imp";
-
-impl Message {
-    fn object(&self, content: Value, end: Option<(&End, bool)>, output_tokens: usize) -> Value {
-        let (reason, sequence) =
-            end.map(|(end, called)| stop_reason(end, called)).unwrap_or_default();
-        let cached = end.map_or(0, |(end, _)| end.cached_tokens);
-        json!({
-            "id": self.id,
-            "type": "message",
-            "role": "assistant",
-            "model": self.model,
-            "content": content,
-            "stop_reason": reason,
-            "stop_sequence": sequence,
-            "usage": {
-                "input_tokens": self.input_tokens - cached,
-                "output_tokens": output_tokens,
-                "cache_creation_input_tokens": 0,
-                "cache_read_input_tokens": cached,
-            },
-        })
-    }
-
-    /// Ends the open block, if another one follows or none.
-    fn close_block(&mut self, frames: &mut Frames) {
-        let Some(open) = self.open.take() else { return };
-        let index = self.blocks - 1;
-        if open == Block::Thinking {
-            let delta = json!({"type": "signature_delta", "signature": SIGNATURE});
-            frames.event("content_block_delta", &block_delta(index, &delta));
-        }
-        frames.event("content_block_stop", &json!({"type": "content_block_stop", "index": index}));
-    }
-
-    /// Makes sure that a block is open.
-    fn open_block(&mut self, block: Block, start: &Value, frames: &mut Frames) {
-        if self.open == Some(block) {
-            return;
-        }
-        self.close_block(frames);
-        let event =
-            json!({"type": "content_block_start", "index": self.blocks, "content_block": start});
-        frames.event("content_block_start", &event);
-        self.open = Some(block);
-        self.blocks += 1;
-    }
-
-    fn delta(&self, delta: &Value, frames: &mut Frames) {
-        frames.event("content_block_delta", &block_delta(self.blocks - 1, delta));
-    }
-
-    fn piece(&mut self, piece: &Piece, frames: &mut Frames) {
-        match piece {
-            Piece::Content(text) => {
-                self.open_block(Block::Text, &json!({"type": "text", "text": ""}), frames);
-                self.delta(&json!({"type": "text_delta", "text": text}), frames);
-            }
-            Piece::Reasoning(text) => {
-                let start = json!({"type": "thinking", "thinking": "", "signature": ""});
-                self.open_block(Block::Thinking, &start, frames);
-                self.delta(&json!({"type": "thinking_delta", "thinking": text}), frames);
-            }
-            Piece::ToolStart { index, id, name } => {
-                let start = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-                self.open_block(Block::Tool(*index), &start, frames);
-                self.called = true;
-            }
-            Piece::ToolArguments { fragment, .. } => {
-                let delta = json!({"type": "input_json_delta", "partial_json": fragment});
-                self.delta(&delta, frames);
-            }
-        }
-    }
-}
-
-fn block_delta(index: usize, delta: &Value) -> Value {
-    json!({"type": "content_block_delta", "index": index, "delta": delta})
-}
-
-/// `stop_reason` and `stop_sequence`.
-fn stop_reason(end: &End, called: bool) -> (Option<&'static str>, Option<&str>) {
-    match &end.reason {
-        FinishReason::StopString(stop) => (Some("stop_sequence"), Some(stop)),
-        FinishReason::Length if end.context_full => (Some("model_context_window_exceeded"), None),
-        FinishReason::Length => (Some("max_tokens"), None),
-        _ if called => (Some("tool_use"), None),
-        _ => (Some("end_turn"), None),
-    }
-}
-
-impl Teller for Message {
-    fn open(&mut self, frames: &mut Frames) {
-        let message = self.object(json!([]), None, 0);
-        frames.event("message_start", &json!({"type": "message_start", "message": message}));
-        self.ping(frames);
-    }
-
-    fn update(&mut self, update: &Update, frames: &mut Frames) {
-        for piece in &update.pieces {
-            self.piece(piece, frames);
-        }
-        self.end = update.end.clone().or(self.end.take());
-    }
-
-    fn close(&mut self, totals: &Totals, frames: &mut Frames) {
-        let called = self.called;
-        self.close_block(frames);
-        let end = self.end.as_ref().map(|end| (end, called));
-        let message = self.object(json!([]), end, totals.completion_tokens);
-        frames.event(
-            "message_delta",
-            &json!({
-                "type": "message_delta",
-                "delta": {
-                    "stop_reason": message["stop_reason"],
-                    "stop_sequence": message["stop_sequence"],
-                },
-                "usage": message["usage"],
-            }),
-        );
-        frames.event("message_stop", &json!({"type": "message_stop"}));
-    }
-
-    fn ping(&mut self, frames: &mut Frames) {
-        frames.event("ping", &json!({"type": "ping"}));
-    }
-
-    fn fail(&mut self, error: &ApiError, frames: &mut Frames) {
-        frames.event("error", &error.body(Dialect::Anthropic));
-    }
-
-    fn whole(&self, choices: &[Choice], totals: &Totals) -> Value {
-        let Some(choice) = choices.first() else { return Value::Null };
-        let mut content = vec![];
-        if !choice.reasoning.is_empty() {
-            let thinking = &choice.reasoning;
-            content.push(json!({"type": "thinking", "thinking": thinking, "signature": SIGNATURE}));
-        }
-        if !choice.content.is_empty() {
-            content.push(json!({"type": "text", "text": choice.content}));
-        }
-        for tool in &choice.tools {
-            // of an answer that was cut off, as far as it came; what is no object at all is seen as text
-            let input = match tool.arguments.trim() {
-                "" => json!({}),
-                text => prompt::arguments(&complete_json(text)),
-            };
-            content.push(
-                json!({"type": "tool_use", "id": tool.id, "name": tool.name, "input": input}),
-            );
-        }
-        let end = choice.end.as_ref().map(|end| (end, !choice.tools.is_empty()));
-        self.object(Value::Array(content), end, totals.completion_tokens)
-    }
+    let own = |tool: &Value| tool.get("type").is_none_or(|kind| kind.is_null() || kind == "custom");
+    prompt::tools(fields, "input_schema", own)
 }
 
 #[cfg(test)]
@@ -487,6 +301,19 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_is_named_by_its_own_place() {
+        let tools = json!([{"type": "web_search_20250305", "name": "web_search"},
+            {"name": "a", "input_schema": {}}, {"name": "b", "input_schema": []}, {"name": 5}]);
+        let body = json!({"messages": [], "tools": tools});
+        let error = read(body).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("tools[2].input_schema"));
+        let body = json!({"messages": [], "tools": [{"type": "bash_20250124"}, {"name": 5}]});
+        assert_eq!(read(body).unwrap_err().param.as_deref(), Some("tools[1].name"));
+        let body = json!({"messages": [], "tools": ["x"]});
+        assert_eq!(read(body).unwrap_err().param.as_deref(), Some("tools[0]"));
+    }
+
+    #[test]
     fn blocks_that_the_model_cannot_take_are_refused_by_name() {
         let image =
             json!({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]});
@@ -494,53 +321,5 @@ mod tests {
         assert_eq!(error.param.as_deref(), Some("messages[0].content[0].type"));
         let role = json!({"messages": [{"role": "tool", "content": "a"}]});
         assert_eq!(read(role).unwrap_err().param.as_deref(), Some("messages[0].role"));
-    }
-
-    #[test]
-    fn a_stream_has_its_events_in_order() {
-        let mut teller = Message {
-            id: "m".into(),
-            model: "m".into(),
-            input_tokens: 3,
-            blocks: 0,
-            open: None,
-            called: false,
-            end: None,
-        };
-        let mut frames = Frames::default();
-        teller.open(&mut frames);
-        let pieces = vec![
-            Piece::Reasoning("a".into()),
-            Piece::Content("b".into()),
-            Piece::Content("c".into()),
-            Piece::ToolStart { index: 0, id: Some("t".into()), name: "f".into() },
-            Piece::ToolArguments { index: 0, fragment: "{}".into() },
-        ];
-        teller.update(&Update { pieces, ..Update::default() }, &mut frames);
-        teller.close(&Totals::default(), &mut frames);
-        let text = frames.text();
-        let events: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("event: ")).collect();
-        let delta = "content_block_delta";
-        assert_eq!(
-            events,
-            [
-                "message_start",
-                "ping",
-                "content_block_start",
-                delta,
-                delta,
-                "content_block_stop",
-                "content_block_start",
-                delta,
-                delta,
-                "content_block_stop",
-                "content_block_start",
-                delta,
-                "content_block_stop",
-                "message_delta",
-                "message_stop",
-            ]
-        );
-        assert!(text.contains("\"index\":2"), "{text}");
     }
 }
