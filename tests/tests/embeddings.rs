@@ -1,7 +1,6 @@
 //! Embeddings are the hidden states that the reference's logits come from: multiplied with the
 //! checkpoint's own head in f64, they give the logits that transformers computed.
 
-use std::io::Write;
 use std::path::Path;
 
 use gpu_kernels::formats::Format;
