@@ -24,7 +24,7 @@ const FAMILIES: [&str; 12] = [
 ];
 
 fn embed(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
-    engine.embed(tokens.to_vec()).expect("it is taken").blocking_recv().expect("a vector")
+    engine.embed(tokens.to_vec()).expect("it is taken").blocking_recv().expect("a vector").vector
 }
 
 /// The matrix of the logits, as the file has it.
@@ -164,6 +164,6 @@ fn many_at_once_are_those_of_each_alone() {
         texts.iter().map(|text| together.embed(text.clone()).expect("room")).collect();
     assert_eq!(greedy_together(&together, &texts, 8), answers);
     for (handle, expected) in handles.into_iter().zip(&expected) {
-        assert_eq!(&handle.blocking_recv().expect("a vector"), expected);
+        assert_eq!(&handle.blocking_recv().expect("a vector").vector, expected);
     }
 }

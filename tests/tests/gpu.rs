@@ -221,7 +221,7 @@ fn embeddings_are_those_of_the_cpu() {
             let handles = texts.iter().map(|text| engine.embed(text.clone()).expect("room"));
             let handles: Vec<_> = handles.collect();
             greedy_together(engine, &texts[..4], 12);
-            handles.into_iter().map(|h| h.blocking_recv().expect("a vector")).collect()
+            handles.into_iter().map(|h| h.blocking_recv().expect("a vector").vector).collect()
         };
         let expected = vectors(&open(&model, &["runtime.exact=true"]));
         for (gpu_layers, exact, graphs) in [

@@ -96,28 +96,43 @@ impl fmt::Display for Pooling {
     }
 }
 
+/// What a text became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedded {
+    /// Its vector [hidden_size], of length 1.
+    pub vector: Vec<f32>,
+    /// Tokens found in the prefix cache.
+    pub cached: usize,
+}
+
 /// An embedding in progress.
 pub(super) struct Embedding {
     /// Of the hidden states seen.
     sum: Vec<f64>,
-    reply: oneshot::Sender<Result<Vec<f32>, RequestError>>,
+    cached: usize,
+    reply: oneshot::Sender<Result<Embedded, RequestError>>,
     slot: Slot,
 }
 
 /// The vector of a text that was submitted. Dropping it cancels.
 #[derive(Debug)]
-pub struct EmbeddingHandle(oneshot::Receiver<Result<Vec<f32>, RequestError>>);
+pub struct EmbeddingHandle(oneshot::Receiver<Result<Embedded, RequestError>>);
 
 impl Embedding {
     /// One of vectors of `hidden_size`, and who waits for it.
     pub fn new(hidden_size: usize, slot: Slot) -> (Self, EmbeddingHandle) {
         let (reply, answer) = oneshot::channel();
-        (Self { sum: vec![0.0; hidden_size], reply, slot }, EmbeddingHandle(answer))
+        (Self { sum: vec![0.0; hidden_size], cached: 0, reply, slot }, EmbeddingHandle(answer))
     }
 
     /// Whether nobody wants it any more.
     pub fn is_cancelled(&self) -> bool {
         self.reply.is_closed()
+    }
+
+    /// Before the first step, which finds `cached` tokens computed.
+    pub fn begin(&mut self, cached: usize) {
+        self.cached = cached;
     }
 
     /// Adds hidden states, `[rows · hidden_size]`, of positions from `first` on.
@@ -135,7 +150,8 @@ impl Embedding {
     pub fn end(self, result: Result<(), RequestError>) {
         // Makes room for another request before this one is known to be over.
         drop(self.slot);
-        let _ = self.reply.send(result.map(|()| unit(&self.sum))); // nobody waits: nobody is told
+        let embedded = result.map(|()| Embedded { vector: unit(&self.sum), cached: self.cached });
+        let _ = self.reply.send(embedded); // nobody waits: nobody is told
     }
 }
 
@@ -149,11 +165,11 @@ fn unit(vector: &[f64]) -> Vec<f32> {
 }
 
 impl EmbeddingHandle {
-    /// Waits for the vector [hidden_size], of length 1.
+    /// Waits for the vector.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn recv(self) -> Result<Vec<f32>, RequestError> {
+    pub async fn recv(self) -> Result<Embedded, RequestError> {
         self.0.await.unwrap_or_else(|_| Err(gone()))
     }
     /// The same from a thread that may wait.
@@ -163,7 +179,7 @@ impl EmbeddingHandle {
     ///
     /// # Panics
     /// Inside an asynchronous context.
-    pub fn blocking_recv(self) -> Result<Vec<f32>, RequestError> {
+    pub fn blocking_recv(self) -> Result<Embedded, RequestError> {
         self.0.blocking_recv().unwrap_or_else(|_| Err(gone()))
     }
 }
