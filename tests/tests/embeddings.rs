@@ -141,6 +141,19 @@ fn the_mean_is_that_of_the_hidden_states_of_all_positions() {
     }
 }
 
+/// A directory as sentence-transformers write it.
+#[test]
+fn a_directory_names_its_pooling() {
+    let scratch = Scratch::new("pooling-directory");
+    for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let from = data(&format!("tiny/llama/{file}"));
+        std::fs::copy(from, scratch.dir().join(file)).expect(file);
+    }
+    std::fs::create_dir(scratch.dir().join("1_Pooling")).expect("it is new");
+    scratch.file("1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#);
+    assert_eq!(open(scratch.dir(), &[]).info().pooling, Pooling::Mean);
+}
+
 #[test]
 fn poolings_that_give_no_vector_are_refused_by_name() {
     let scratch = Scratch::new("no-pooling");

@@ -6,11 +6,12 @@
 
 use std::fmt;
 
+use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::RequestError;
 use super::command::Slot;
-use crate::checkpoint::{Checkpoint, CheckpointError, HfMetadata, Metadata};
+use crate::checkpoint::{Checkpoint, CheckpointError, Metadata};
 
 /// How the hidden states of a text become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,9 @@ impl Pooling {
                 let key = format!("{architecture}.pooling_type");
                 Ok(metadata.u32(&key)?.map_or(Self::Last, Self::from_gguf))
             }
-            Metadata::HuggingFace(metadata) => Ok(Self::from_modes(metadata)),
+            Metadata::HuggingFace(metadata) => {
+                Ok(Self::from_modes(&metadata.other("1_Pooling/config.json")?))
+            }
         }
     }
 
@@ -55,7 +58,7 @@ impl Pooling {
         }
     }
 
-    fn from_modes(metadata: &HfMetadata) -> Self {
+    fn from_modes(config: &Map<String, Value>) -> Self {
         const MODES: [(&str, Pooling); 6] = [
             ("pooling_mode_mean_tokens", Pooling::Mean),
             ("pooling_mode_cls_token", Pooling::First),
@@ -64,8 +67,7 @@ impl Pooling {
             ("pooling_mode_mean_sqrt_len_tokens", Pooling::Other("mean_sqrt_len")),
             ("pooling_mode_weightedmean_tokens", Pooling::Other("weightedmean")),
         ];
-        let config = &metadata.pooling_config;
-        let on = |name: &str| config.get(name).and_then(serde_json::Value::as_bool) == Some(true);
+        let on = |name: &str| config.get(name).and_then(Value::as_bool) == Some(true);
         let mut chosen = MODES.into_iter().filter(|(name, _)| on(name)).map(|(_, pooling)| pooling);
         match (chosen.next(), chosen.next()) {
             (None, _) => Self::Last,
@@ -192,7 +194,7 @@ fn gone() -> RequestError {
 mod tests {
     use std::path::Path;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::checkpoint::{Bytes, GgufWriter, Value as Key};
@@ -220,10 +222,7 @@ mod tests {
 
     #[test]
     fn sentence_transformers_name_a_pooling() {
-        let of = |config: Value| {
-            let pooling_config = config.as_object().unwrap().clone();
-            Pooling::from_modes(&HfMetadata { pooling_config, ..HfMetadata::default() })
-        };
+        let of = |config: Value| Pooling::from_modes(config.as_object().unwrap());
         assert_eq!(of(json!({})), Pooling::Last);
         let last = json!({"word_embedding_dimension": 1024, "pooling_mode_cls_token": false,
             "pooling_mode_mean_tokens": false, "pooling_mode_lasttoken": true,
