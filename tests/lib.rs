@@ -59,6 +59,11 @@ pub fn imp_server() -> Command {
     built("imp-server", "server")
 }
 
+/// The developer's tasks, built beside this test.
+pub fn xtask() -> Command {
+    built("xtask", "xtask")
+}
+
 /// A program under test, of a crate of this workspace.
 fn built(program: &str, of_crate: &str) -> Command {
     let exe = std::env::current_exe().expect("a test has a path");

@@ -1,7 +1,6 @@
 //! Embeddings are the hidden states that the reference's logits come from: multiplied with the
 //! checkpoint's own head in f64, they give the logits that transformers computed.
 
-use std::io::Write;
 use std::path::Path;
 
 use gpu_kernels::formats::Format;
@@ -25,7 +24,7 @@ const FAMILIES: [&str; 12] = [
 ];
 
 fn embed(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
-    engine.embed(tokens.to_vec()).expect("it is taken").blocking_recv().expect("a vector")
+    engine.embed(tokens.to_vec()).expect("it is taken").blocking_recv().expect("a vector").vector
 }
 
 /// The matrix of the logits, as the file has it.
@@ -142,6 +141,19 @@ fn the_mean_is_that_of_the_hidden_states_of_all_positions() {
     }
 }
 
+/// A directory as sentence-transformers write it.
+#[test]
+fn a_directory_names_its_pooling() {
+    let scratch = Scratch::new("pooling-directory");
+    for file in ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let from = data(&format!("tiny/llama/{file}"));
+        std::fs::copy(from, scratch.dir().join(file)).expect(file);
+    }
+    std::fs::create_dir(scratch.dir().join("1_Pooling")).expect("it is new");
+    scratch.file("1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#);
+    assert_eq!(open(scratch.dir(), &[]).info().pooling, Pooling::Mean);
+}
+
 #[test]
 fn poolings_that_give_no_vector_are_refused_by_name() {
     let scratch = Scratch::new("no-pooling");
@@ -165,6 +177,6 @@ fn many_at_once_are_those_of_each_alone() {
         texts.iter().map(|text| together.embed(text.clone()).expect("room")).collect();
     assert_eq!(greedy_together(&together, &texts, 8), answers);
     for (handle, expected) in handles.into_iter().zip(&expected) {
-        assert_eq!(&handle.blocking_recv().expect("a vector"), expected);
+        assert_eq!(&handle.blocking_recv().expect("a vector").vector, expected);
     }
 }

@@ -5,6 +5,7 @@
 use std::slice::from_ref;
 
 use host::cuda::Driver;
+use host::engine::Engine;
 use tests::{
     Mode, data, greedy, greedy_together, json, judge, logits, open, open_for, open_on, prompts,
     skipped, smollm2,
@@ -238,4 +239,39 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
         lp.exp() * (lp - lq)
     });
     terms.sum()
+}
+
+/// Hidden states are read from what a step leaves of the stream: also of one that is recorded and
+/// repeated, and of one whose other rows are an answer's.
+#[test]
+fn embeddings_are_those_of_the_cpu() {
+    if !gpu("embeddings_are_those_of_the_cpu") {
+        return;
+    }
+    let texts = [prompts(8), vec![vec![7], vec![300]], prompts(8)].concat();
+    for (family, layers) in FAMILIES {
+        let model = data(&format!("tiny/{family}"));
+        let vectors = |engine: &Engine| -> Vec<Vec<f32>> {
+            let handles = texts.iter().map(|text| engine.embed(text.clone()).expect("room"));
+            let handles: Vec<_> = handles.collect();
+            greedy_together(engine, &texts[..4], 12);
+            handles.into_iter().map(|h| h.blocking_recv().expect("a vector").vector).collect()
+        };
+        let expected = vectors(&open(&model, &["runtime.exact=true"]));
+        for (gpu_layers, exact, graphs) in [
+            (-1, true, "auto"),
+            (-1, true, "never"),
+            (layers / 2, true, "auto"),
+            (-1, false, "auto"),
+        ] {
+            let sets = [format!("runtime.exact={exact}"), format!("runtime.cuda_graphs={graphs}")];
+            let engine = open_for(&model, &sets.each_ref().map(String::as_str), gpu_layers, 5);
+            for (i, (found, expected)) in vectors(&engine).iter().zip(&expected).enumerate() {
+                let dot = found.iter().zip(expected).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                let (cosine, least) = (dot.sum::<f64>(), if exact { 0.99999 } else { 0.999 });
+                let what = format!("{family}, text {i}, {gpu_layers} layers, graphs {graphs}");
+                assert!(cosine > least, "{what}: cosine {cosine}, expected {least}");
+            }
+        }
+    }
 }

@@ -29,7 +29,7 @@ enum Task {
     Test(test::Test),
     FetchModels(FetchModels),
     Synth(synth::Synth),
-    Bench(bench::Bench),
+    Bench(Box<bench::Bench>),
     Ptx(ptx::Ptx),
     Conf(Conf),
 }

@@ -6,11 +6,12 @@
 
 use std::fmt;
 
+use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::RequestError;
 use super::command::Slot;
-use crate::checkpoint::{Checkpoint, CheckpointError, HfMetadata, Metadata};
+use crate::checkpoint::{Checkpoint, CheckpointError, Metadata};
 
 /// How the hidden states of a text become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,9 @@ impl Pooling {
                 let key = format!("{architecture}.pooling_type");
                 Ok(metadata.u32(&key)?.map_or(Self::Last, Self::from_gguf))
             }
-            Metadata::HuggingFace(metadata) => Ok(Self::from_modes(metadata)),
+            Metadata::HuggingFace(metadata) => {
+                Ok(Self::from_modes(&metadata.other("1_Pooling/config.json")?))
+            }
         }
     }
 
@@ -55,7 +58,7 @@ impl Pooling {
         }
     }
 
-    fn from_modes(metadata: &HfMetadata) -> Self {
+    fn from_modes(config: &Map<String, Value>) -> Self {
         const MODES: [(&str, Pooling); 6] = [
             ("pooling_mode_mean_tokens", Pooling::Mean),
             ("pooling_mode_cls_token", Pooling::First),
@@ -64,8 +67,7 @@ impl Pooling {
             ("pooling_mode_mean_sqrt_len_tokens", Pooling::Other("mean_sqrt_len")),
             ("pooling_mode_weightedmean_tokens", Pooling::Other("weightedmean")),
         ];
-        let config = &metadata.pooling_config;
-        let on = |name: &str| config.get(name).and_then(serde_json::Value::as_bool) == Some(true);
+        let on = |name: &str| config.get(name).and_then(Value::as_bool) == Some(true);
         let mut chosen = MODES.into_iter().filter(|(name, _)| on(name)).map(|(_, pooling)| pooling);
         match (chosen.next(), chosen.next()) {
             (None, _) => Self::Last,
@@ -96,28 +98,43 @@ impl fmt::Display for Pooling {
     }
 }
 
+/// What a text became.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedded {
+    /// Its vector [hidden_size], of length 1.
+    pub vector: Vec<f32>,
+    /// Tokens found in the prefix cache.
+    pub cached: usize,
+}
+
 /// An embedding in progress.
 pub(super) struct Embedding {
     /// Of the hidden states seen.
     sum: Vec<f64>,
-    reply: oneshot::Sender<Result<Vec<f32>, RequestError>>,
+    cached: usize,
+    reply: oneshot::Sender<Result<Embedded, RequestError>>,
     slot: Slot,
 }
 
 /// The vector of a text that was submitted. Dropping it cancels.
 #[derive(Debug)]
-pub struct EmbeddingHandle(oneshot::Receiver<Result<Vec<f32>, RequestError>>);
+pub struct EmbeddingHandle(oneshot::Receiver<Result<Embedded, RequestError>>);
 
 impl Embedding {
     /// One of vectors of `hidden_size`, and who waits for it.
     pub fn new(hidden_size: usize, slot: Slot) -> (Self, EmbeddingHandle) {
         let (reply, answer) = oneshot::channel();
-        (Self { sum: vec![0.0; hidden_size], reply, slot }, EmbeddingHandle(answer))
+        (Self { sum: vec![0.0; hidden_size], cached: 0, reply, slot }, EmbeddingHandle(answer))
     }
 
     /// Whether nobody wants it any more.
     pub fn is_cancelled(&self) -> bool {
         self.reply.is_closed()
+    }
+
+    /// Before the first step, which finds `cached` tokens computed.
+    pub fn begin(&mut self, cached: usize) {
+        self.cached = cached;
     }
 
     /// Adds hidden states, `[rows · hidden_size]`, of positions from `first` on.
@@ -135,7 +152,8 @@ impl Embedding {
     pub fn end(self, result: Result<(), RequestError>) {
         // Makes room for another request before this one is known to be over.
         drop(self.slot);
-        let _ = self.reply.send(result.map(|()| unit(&self.sum))); // nobody waits: nobody is told
+        let embedded = result.map(|()| Embedded { vector: unit(&self.sum), cached: self.cached });
+        let _ = self.reply.send(embedded); // nobody waits: nobody is told
     }
 }
 
@@ -149,11 +167,11 @@ fn unit(vector: &[f64]) -> Vec<f32> {
 }
 
 impl EmbeddingHandle {
-    /// Waits for the vector [hidden_size], of length 1.
+    /// Waits for the vector.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn recv(self) -> Result<Vec<f32>, RequestError> {
+    pub async fn recv(self) -> Result<Embedded, RequestError> {
         self.0.await.unwrap_or_else(|_| Err(gone()))
     }
     /// The same from a thread that may wait.
@@ -163,7 +181,7 @@ impl EmbeddingHandle {
     ///
     /// # Panics
     /// Inside an asynchronous context.
-    pub fn blocking_recv(self) -> Result<Vec<f32>, RequestError> {
+    pub fn blocking_recv(self) -> Result<Embedded, RequestError> {
         self.0.blocking_recv().unwrap_or_else(|_| Err(gone()))
     }
 }
@@ -176,7 +194,7 @@ fn gone() -> RequestError {
 mod tests {
     use std::path::Path;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::checkpoint::{Bytes, GgufWriter, Value as Key};
@@ -204,10 +222,7 @@ mod tests {
 
     #[test]
     fn sentence_transformers_name_a_pooling() {
-        let of = |config: Value| {
-            let pooling_config = config.as_object().unwrap().clone();
-            Pooling::from_modes(&HfMetadata { pooling_config, ..HfMetadata::default() })
-        };
+        let of = |config: Value| Pooling::from_modes(config.as_object().unwrap());
         assert_eq!(of(json!({})), Pooling::Last);
         let last = json!({"word_embedding_dimension": 1024, "pooling_mode_cls_token": false,
             "pooling_mode_mean_tokens": false, "pooling_mode_lasttoken": true,

@@ -47,7 +47,7 @@ use crate::sampling::SamplingParams;
 use crate::text::{ChatTemplate, Tokenizer};
 use command::{Command, Evaluation, Shared};
 use embed::Embedding;
-pub use embed::{EmbeddingHandle, Pooling};
+pub use embed::{Embedded, EmbeddingHandle, Pooling};
 pub use error::{EngineError, ErrorKind, SubmitError};
 pub use handle::{Canceller, RequestHandle};
 use model::{Model, Vocabulary};

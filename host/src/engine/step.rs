@@ -187,10 +187,13 @@ impl Worker {
             let job = self.jobs.get_mut(&step.id).expect("each sequence has its job");
             if let Job::Generate(generation) = job {
                 generation.enter_slot();
-                if let Some(cached) = step.cached {
-                    generation.begin(cached, Instant::now());
-                    cached_tokens += cached;
-                }
+            }
+            let Some(cached) = step.cached else { continue };
+            cached_tokens += cached;
+            match job {
+                Job::Generate(generation) => generation.begin(cached, Instant::now()),
+                Job::Embed(embedding) => embedding.begin(cached),
+                Job::Evaluate(_) => {}
             }
         }
         self.shared.observe(|stats| {

@@ -743,9 +743,11 @@ fn embeddings_are_pooled_as_the_model_says_at_any_chunk_boundary() {
                 _ => &hidden[len - 1..],
             };
             // The second time what the first one computed is known.
-            for _ in 0..2 {
-                let vector = bench.engine.embed(tokens.clone()).unwrap().blocking_recv().unwrap();
-                assert_is(&vector, &direction(pooled), &format!("{pooling} of {len}"));
+            for again in [false, true] {
+                let found = bench.engine.embed(tokens.clone()).unwrap().blocking_recv().unwrap();
+                assert_is(&found.vector, &direction(pooled), &format!("{pooling} of {len}"));
+                let known = again && pooling == Pooling::Last;
+                assert_eq!(found.cached, if known { len - 1 } else { 0 }, "{pooling} of {len}");
             }
         }
         let computed: usize = bench.steps.lock().unwrap().iter().map(|(rows, _)| rows).sum();
@@ -773,7 +775,7 @@ fn embeddings_beside_answers_change_neither() {
         for (text, vector) in texts.iter().zip(vectors) {
             let hidden = reference_hidden(text);
             let from = if pooling == Pooling::Mean { 0 } else { text.len() - 1 };
-            let vector = vector.blocking_recv().unwrap();
+            let vector = vector.blocking_recv().unwrap().vector;
             assert_is(&vector, &direction(&hidden[from..]), &pooling.to_string());
         }
         for (prompt, answer) in prompts.iter().zip(answers) {

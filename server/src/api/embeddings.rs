@@ -142,9 +142,10 @@ async fn next(
     arrived: Instant,
 ) -> Result<Option<Vec<f32>>, ApiError> {
     let Some((handle, _running)) = running.pop_front() else { return Ok(None) };
-    let vector = handle.recv().await?;
+    let embedded = handle.recv().await?;
+    app.metrics.cached_tokens.inc_by(embedded.cached as u64);
     app.metrics.duration.observe(seconds(arrived.elapsed()));
-    Ok(Some(vector))
+    Ok(Some(embedded.vector))
 }
 
 /// Hands an input to the engine. A request that was just dropped holds its place there until the

@@ -22,8 +22,6 @@ pub struct HfMetadata {
     pub generation_config: Map<String, Value>,
     /// `tokenizer_config.json`, empty when absent.
     pub tokenizer_config: Map<String, Value>,
-    /// `1_Pooling/config.json` of sentence-transformers, empty when absent.
-    pub pooling_config: Map<String, Value>,
     /// Path of `tokenizer.json`, when present.
     pub tokenizer_json: Option<PathBuf>,
     /// `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
@@ -44,10 +42,19 @@ impl HfMetadata {
             generation_config: optional("generation_config.json")?,
             chat_template: chat_template(directory, &tokenizer_config)?,
             tokenizer_config,
-            pooling_config: optional("1_Pooling/config.json")?,
             tokenizer_json: Some(path("tokenizer.json")).filter(|path| path.exists()),
             directory: directory.into(),
         })
+    }
+
+    /// Another JSON file of the directory, empty when absent.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds no object.
+    pub fn other(&self, name: &str) -> Result<Map<String, Value>, CheckpointError> {
+        let path = self.directory.join(name);
+        let is_model = !self.directory.as_os_str().is_empty();
+        if is_model && path.exists() { read_json(&path) } else { Ok(Map::new()) }
     }
 
     /// The value at a dotted path, whatever its type; a step into something that is no object is

@@ -171,8 +171,13 @@ impl Simulation {
         self.next_id += 1;
         let mut seen = None;
         if self.random.one_in(6) {
-            let first = self.random.below(prompt.len());
-            self.scheduler.evaluate(id, prompt.clone(), first);
+            let (any, last) = (self.random.below(prompt.len()), prompt.len() - 1);
+            let first = if self.random.one_in(2) { last } else { any };
+            // The last alone is an embedding's, which may take over what is cached.
+            match first + 1 == prompt.len() {
+                true => self.scheduler.embed(id, prompt.clone(), first),
+                false => self.scheduler.evaluate(id, prompt.clone(), first),
+            }
             seen = Some((first, vec![]));
         } else {
             self.scheduler.generate(id, prompt.clone(), new_tokens);
