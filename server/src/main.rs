@@ -36,7 +36,7 @@ mod start;
 mod state;
 mod stream;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use args::Parsed;
@@ -78,6 +78,10 @@ fn run() -> Result<(), ServerError> {
 }
 
 fn print(text: &str) -> Result<(), ServerError> {
-    writeln!(std::io::stdout(), "{text}")
-        .map_err(|source| ServerError::System { what: "standard output cannot be written", source })
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(source) if source.kind() != ErrorKind::BrokenPipe => {
+            Err(ServerError::System { what: "standard output cannot be written", source })
+        }
+        _ => Ok(()), // a reader that went away has read enough
+    }
 }

@@ -86,8 +86,8 @@ impl Reading {
     ) -> Result<Self, ApiError> {
         let format = loaded.tool_format;
         if !wish.tools.is_empty() && format == ToolFormat::NONE {
-            let problem = "the model's chat template writes no tool calls; tool_choice \"none\" \
-                           goes without";
+            let problem = "the model's chat template writes no tool calls: take a model that knows \
+                           them, or ask without tools (tool_choice \"none\")";
             return Err(ApiError::field("tools", problem).code("unsupported"));
         }
         let template = loaded.engine.template().map(|t| t.source()).unwrap_or_default();

@@ -178,7 +178,10 @@ pub async fn run(
     record: Option<Record>,
 ) -> Result<Response<Body>, ApiError> {
     let Job { generation, mut teller, stream } = job;
-    let ticket = app.gate.ticket(generation.answers())?;
+    let ticket = match app.gate.ticket(generation.answers()) {
+        Ok(ticket) => ticket,
+        Err(error) => return Err(refuse(&app, record, error, arrived)),
+    };
     let (answers, per_prompt) = (generation.answers(), generation.choices);
     let answer = Answer::new(app.clone(), generation, ticket, arrived);
     let mut collected = Collected {
@@ -198,6 +201,13 @@ pub async fn run(
     log(&app, record, &collected, &ended, arrived);
     ended?;
     Ok(reply::json(&teller.whole(&collected.choices, &collected.totals)))
+}
+
+/// Logs a request that gets no answer. Gives its error back.
+pub fn refuse(app: &App, record: Option<Record>, error: ApiError, arrived: Instant) -> ApiError {
+    let nothing = Collected { choices: vec![], totals: Totals::new(1) };
+    log(app, record, &nothing, &Err(error.clone()), arrived);
+    error
 }
 
 /// What is kept of an answer.
@@ -282,7 +292,7 @@ impl Telling<'_> {
     }
 }
 
-/// Writes the line of a request that was answered or failed.
+/// Writes the line of a request that was answered, failed or was refused.
 fn log(
     app: &App,
     record: Option<Record>,

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{ApiError, Body, Dialect, body, guard, reply};
-use crate::api::{self, Context, Job};
+use crate::api::{self, Context, Job, page};
 use crate::state::App;
 use crate::stream;
 
@@ -51,7 +51,11 @@ const fn post(path: &'static str, handler: Handler) -> Route {
 
 /// Every endpoint but `/v1/models/{id}`.
 const ROUTES: &[Route] = &[
-    get("/", true, api::page::page),
+    get("/", true, |_| page::html()),
+    get("/page/style.css", true, |_| page::style()),
+    get("/page/main.js", true, |_| page::script(page::MAIN)),
+    get("/page/api.js", true, |_| page::script(page::API)),
+    get("/page/markdown.js", true, |_| page::script(page::MARKDOWN)),
     get("/health", true, api::status::health),
     get("/v1/health", true, api::status::health),
     get("/ready", true, api::status::ready),
@@ -186,9 +190,9 @@ impl Call {
             match handler {
                 Compute(compute) => compute(&context, &fields).map(Prepared::Value),
                 Generate(prepare) => {
-                    let job = prepare(&context, &fields)?;
+                    let job = prepare(&context, &fields).map(Box::new);
                     let logged = shared.log.is_some().then(|| Value::Object(fields));
-                    Ok(Prepared::Job(Box::new(job), logged))
+                    Ok(Prepared::Job(job, logged))
                 }
                 Get(_) => Err(ApiError::internal("a GET endpoint got a body")),
             }
@@ -206,7 +210,10 @@ impl Call {
                     peer: self.peer,
                     endpoint: path,
                 });
-                stream::run(app, *job, self.arrived, record).await
+                match job {
+                    Ok(job) => stream::run(app, *job, self.arrived, record).await,
+                    Err(error) => Err(stream::refuse(&app, record, error, self.arrived)),
+                }
             }
         }
     }
@@ -215,7 +222,8 @@ impl Call {
 /// What a worker made of a body.
 enum Prepared {
     Value(Value),
-    Job(Box<Job>, Option<Value>),
+    /// What is to be done or why not, and the body where it is logged.
+    Job(Result<Box<Job>, ApiError>, Option<Value>),
 }
 
 /// 404, or 405 with the method that works.
