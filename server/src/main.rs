@@ -36,7 +36,7 @@ mod start;
 mod state;
 mod stream;
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use args::Parsed;
@@ -79,7 +79,7 @@ fn run() -> Result<(), ServerError> {
 
 fn print(text: &str) -> Result<(), ServerError> {
     match writeln!(std::io::stdout(), "{text}") {
-        Err(source) if source.kind() != ErrorKind::BrokenPipe => {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(ServerError::System { what: "standard output cannot be written", source })
         }
         _ => Ok(()), // a reader that went away has read enough

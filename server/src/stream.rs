@@ -178,10 +178,7 @@ pub async fn run(
     record: Option<Record>,
 ) -> Result<Response<Body>, ApiError> {
     let Job { generation, mut teller, stream } = job;
-    let ticket = match app.gate.ticket(generation.answers()) {
-        Ok(ticket) => ticket,
-        Err(error) => return Err(refuse(&app, record, error, arrived)),
-    };
+    let ticket = app.gate.ticket(generation.answers())?;
     let (answers, per_prompt) = (generation.answers(), generation.choices);
     let answer = Answer::new(app.clone(), generation, ticket, arrived);
     let mut collected = Collected {
@@ -201,13 +198,6 @@ pub async fn run(
     log(&app, record, &collected, &ended, arrived);
     ended?;
     Ok(reply::json(&teller.whole(&collected.choices, &collected.totals)))
-}
-
-/// Logs a request that gets no answer. Gives its error back.
-pub fn refuse(app: &App, record: Option<Record>, error: ApiError, arrived: Instant) -> ApiError {
-    let nothing = Collected { choices: vec![], totals: Totals::new(1) };
-    log(app, record, &nothing, &Err(error.clone()), arrived);
-    error
 }
 
 /// What is kept of an answer.
@@ -292,7 +282,7 @@ impl Telling<'_> {
     }
 }
 
-/// Writes the line of a request that was answered, failed or was refused.
+/// Writes the line of a request that was answered or failed.
 fn log(
     app: &App,
     record: Option<Record>,

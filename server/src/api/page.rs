@@ -4,6 +4,7 @@ use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
 
 use crate::http::{ApiError, Body, reply};
+use crate::state::App;
 
 /// What the page may do: scripts and style of this server, requests to this server, and no way from
 /// text to markup but the DOM's own nodes.
@@ -11,36 +12,47 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The page.
+/// What is on the page.
 ///
 /// # Errors
 /// None.
-pub fn html() -> Result<Response<Body>, ApiError> {
+pub fn html(_: &App) -> Result<Response<Body>, ApiError> {
     file("text/html; charset=utf-8", include_str!("page/page.html"))
 }
 
-/// Its style.
+/// What it looks like.
 ///
 /// # Errors
 /// None.
-pub fn style() -> Result<Response<Body>, ApiError> {
+pub fn style(_: &App) -> Result<Response<Body>, ApiError> {
     file("text/css; charset=utf-8", include_str!("page/style.css"))
 }
 
-/// A script.
+/// What it does.
 ///
 /// # Errors
 /// None.
-pub fn script(text: &'static str) -> Result<Response<Body>, ApiError> {
-    file("text/javascript; charset=utf-8", text)
+pub fn main_script(_: &App) -> Result<Response<Body>, ApiError> {
+    file(SCRIPT, include_str!("page/main.js"))
 }
 
-/// The conversation.
-pub const MAIN: &str = include_str!("page/main.js");
-/// The requests.
-pub const API: &str = include_str!("page/api.js");
-/// Markdown on the page.
-pub const MARKDOWN: &str = include_str!("page/markdown.js");
+/// How it asks the server.
+///
+/// # Errors
+/// None.
+pub fn api_script(_: &App) -> Result<Response<Body>, ApiError> {
+    file(SCRIPT, include_str!("page/api.js"))
+}
+
+/// How it shows Markdown.
+///
+/// # Errors
+/// None.
+pub fn markdown_script(_: &App) -> Result<Response<Body>, ApiError> {
+    file(SCRIPT, include_str!("page/markdown.js"))
+}
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 fn file(content_type: &'static str, text: &'static str) -> Result<Response<Body>, ApiError> {
     let mut response = reply::respond(StatusCode::OK, content_type, text);

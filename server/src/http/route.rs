@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{ApiError, Body, Dialect, body, guard, reply};
-use crate::api::{self, Context, Job, page};
+use crate::api::{self, Context, Job};
 use crate::state::App;
 use crate::stream;
 
@@ -51,11 +51,11 @@ const fn post(path: &'static str, handler: Handler) -> Route {
 
 /// Every endpoint but `/v1/models/{id}`.
 const ROUTES: &[Route] = &[
-    get("/", true, |_| page::html()),
-    get("/page/style.css", true, |_| page::style()),
-    get("/page/main.js", true, |_| page::script(page::MAIN)),
-    get("/page/api.js", true, |_| page::script(page::API)),
-    get("/page/markdown.js", true, |_| page::script(page::MARKDOWN)),
+    get("/", true, api::page::html),
+    get("/page/style.css", true, api::page::style),
+    get("/page/main.js", true, api::page::main_script),
+    get("/page/api.js", true, api::page::api_script),
+    get("/page/markdown.js", true, api::page::markdown_script),
     get("/health", true, api::status::health),
     get("/v1/health", true, api::status::health),
     get("/ready", true, api::status::ready),
@@ -190,9 +190,9 @@ impl Call {
             match handler {
                 Compute(compute) => compute(&context, &fields).map(Prepared::Value),
                 Generate(prepare) => {
-                    let job = prepare(&context, &fields).map(Box::new);
+                    let job = prepare(&context, &fields)?;
                     let logged = shared.log.is_some().then(|| Value::Object(fields));
-                    Ok(Prepared::Job(job, logged))
+                    Ok(Prepared::Job(Box::new(job), logged))
                 }
                 Get(_) => Err(ApiError::internal("a GET endpoint got a body")),
             }
@@ -210,10 +210,7 @@ impl Call {
                     peer: self.peer,
                     endpoint: path,
                 });
-                match job {
-                    Ok(job) => stream::run(app, *job, self.arrived, record).await,
-                    Err(error) => Err(stream::refuse(&app, record, error, self.arrived)),
-                }
+                stream::run(app, *job, self.arrived, record).await
             }
         }
     }
@@ -222,8 +219,7 @@ impl Call {
 /// What a worker made of a body.
 enum Prepared {
     Value(Value),
-    /// What is to be done or why not, and the body where it is logged.
-    Job(Result<Box<Job>, ApiError>, Option<Value>),
+    Job(Box<Job>, Option<Value>),
 }
 
 /// 404, or 405 with the method that works.
