@@ -297,6 +297,17 @@ class Page(unittest.TestCase):
         self.ended()
         self.assertEqual(self.sent[-1]["messages"], [{"role": "user", "content": "Anew"}])
 
+    def test_what_got_no_answer_comes_back_to_the_box(self):
+        self.script(delta(content="ok"), end())
+        self.say("one")
+        self.ended()
+        self.script({"error": {"message": "no room"}}, status=503, content_type="application/json")
+        self.say("two")
+        expect(self.answer().locator(".failure")).to_be_visible()
+        self.page.reload()
+        expect(self.page.locator("#prompt")).to_have_value("two")
+        expect(self.page.locator(".user .text")).to_have_text(["one"])
+
     def test_try_again_asks_for_the_last_answer_anew(self):
         self.script(delta(content="first"), end())
         self.say("Hi")

@@ -28,6 +28,8 @@ function restore() {
     $(id).addEventListener("input", () => settings.write(id, $(id).value));
   }
   try { turns = JSON.parse(session.read("turns") ?? "[]"); } catch { turns = []; }
+  if (turns.at(-1)?.role === "user") $("prompt").value = turns.at(-1).content; // to be sent again
+  turns = turns.filter((turn, index) => turn.role !== "user" || turns[index + 1]?.role === "assistant");
   for (const turn of turns) turn.role === "user" ? showUser(turn) : new AnswerView().restore(turn);
 }
 
@@ -268,6 +270,7 @@ $("composer").addEventListener("submit", event => {
   $("prompt").value = "";
   const turn = { role: "user", content };
   turns.push(turn);
+  keep();
   showUser(turn);
   run();
 });
