@@ -225,7 +225,7 @@ impl Answer {
 
 /// A place in the engine. A request that was just dropped holds its own until the current step is
 /// over, so a full engine is asked again for a while.
-async fn place(app: &App) -> Result<Place, ApiError> {
+pub async fn place(app: &App) -> Result<Place, ApiError> {
     const PATIENCE: Duration = Duration::from_secs(30);
     let began = Instant::now();
     loop {

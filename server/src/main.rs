@@ -83,6 +83,10 @@ fn run() -> Result<(), ServerError> {
 }
 
 fn print(text: &str) -> Result<(), ServerError> {
-    writeln!(std::io::stdout(), "{text}")
-        .map_err(|source| ServerError::System { what: "standard output cannot be written", source })
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(source) if source.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(ServerError::System { what: "standard output cannot be written", source })
+        }
+        _ => Ok(()), // a reader that went away has read enough
+    }
 }

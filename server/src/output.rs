@@ -80,14 +80,16 @@ impl Reading {
     /// 400 naming the field that cannot be honoured.
     pub fn new(
         loaded: &Loaded,
-        wish: Wish,
+        mut wish: Wish,
         prompt: &str,
         max_tokens: usize,
     ) -> Result<Self, ApiError> {
+        // who names a tool wants it called, once
+        wish.parallel &= !matches!(wish.choice, ToolChoice::Named(_));
         let format = loaded.tool_format;
         if !wish.tools.is_empty() && format == ToolFormat::NONE {
-            let problem = "the model's chat template writes no tool calls; tool_choice \"none\" \
-                           goes without";
+            let problem = "the model's chat template writes no tool calls: take a model that knows \
+                           them, or ask without tools (tool_choice \"none\")";
             return Err(ApiError::field("tools", problem).code("unsupported"));
         }
         let template = loaded.engine.template().map(|t| t.source()).unwrap_or_default();

@@ -179,7 +179,9 @@ pub enum SubmitError {
     },
     /// More tokens than a sequence may have.
     #[error(
-        "the prompt has {tokens} tokens and the context holds {max_seq_len}; see --max-seq-len"
+        // words by which agents know that they must shorten the conversation
+        "the prompt is too long: {tokens} tokens > {max_seq_len}, the maximum context length; \
+         see --max-seq-len"
     )]
     PromptTooLong {
         /// Tokens of the prompt.

@@ -428,7 +428,8 @@ impl Engine {
         self.evaluate_in(self.place()?, tokens, first, visit, Canceller::default())
     }
 
-    /// The same in a place that was taken for it, ended early by `canceller`; what is answered then is for nobody.
+    /// The same in a place that was taken for it, ended early by `canceller`; what is answered then is
+    /// for nobody.
     ///
     /// # Errors
     /// As of [`Engine::evaluate`].
@@ -463,11 +464,24 @@ impl Engine {
     ///
     /// # Errors
     /// As of [`Engine::check_embedding`]; `Busy` when the queue is full; `Unhealthy` after a fault.
-    pub fn embed(&self, mut tokens: Vec<u32>) -> Result<EmbeddingHandle, SubmitError> {
+    pub fn embed(&self, tokens: Vec<u32>) -> Result<EmbeddingHandle, SubmitError> {
+        self.check_embedding(&tokens)?;
+        self.embed_in(self.place()?, tokens)
+    }
+
+    /// The same in a place that was taken for it.
+    ///
+    /// # Errors
+    /// As of [`Engine::check_embedding`]; `Unhealthy` after a fault.
+    pub fn embed_in(
+        &self,
+        place: Place,
+        mut tokens: Vec<u32>,
+    ) -> Result<EmbeddingHandle, SubmitError> {
         self.check_embedding(&tokens)?;
         let (first, computed) = self.info.pooling.wanted(tokens.len());
         tokens.truncate(computed);
-        let (embedding, handle) = Embedding::new(self.info.hidden_size, self.slot()?);
+        let (embedding, handle) = Embedding::new(self.info.hidden_size, place.0);
         self.send(Command::Embed { tokens, first, embedding })?;
         Ok(handle)
     }

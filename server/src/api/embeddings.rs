@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,12 +13,13 @@ use serde_json::{Map, Value, json};
 use super::completions::prompts;
 use super::json::Fields;
 use super::{Context, model};
-use crate::answer::Running;
+use crate::answer::{Running, place};
+use crate::http::body::Share;
 use crate::http::{ApiError, Body, reply};
 use crate::limits::{EMBEDDED_NUMBERS, EMBEDDINGS};
 use crate::metrics::seconds;
-use crate::state::{App, now};
-use crate::stream::Record;
+use crate::record::Line;
+use crate::state::App;
 
 /// A request that is ready to run.
 #[derive(Clone, Debug)]
@@ -95,17 +95,14 @@ fn refused(error: SubmitError, index: usize) -> ApiError {
 pub async fn run(
     app: Arc<App>,
     job: Job,
-    arrived: Instant,
-    record: Option<Record>,
+    share: Share,
+    mut line: Line,
 ) -> Result<Response<Body>, ApiError> {
-    let ticket = app.gate.ticket(job.inputs.len())?;
     let tokens: usize = job.inputs.iter().map(Vec::len).sum();
-    let vectors = async {
-        let permit = ticket.wait().await?;
-        vectors(&app, &job.inputs, permit.places(), arrived).await
-    };
-    let vectors = vectors.await;
-    log(&app, record, &vectors, tokens, arrived);
+    line.collected.totals.prompt_tokens = tokens;
+    let vectors = vectors(&app, &job.inputs, &mut line).await;
+    drop(share);
+    line.end(vectors.as_ref().err());
     let vectors = vectors?;
     // Millions of numbers become text: other connections shall not wait for that.
     let text = tokio::task::spawn_blocking(move || told(&job, &vectors, tokens));
@@ -113,24 +110,27 @@ pub async fn run(
     Ok(reply::respond(StatusCode::OK, "application/json", text))
 }
 
-/// The vectors of all inputs, `places` at a time. Dropping it cancels what is not there.
+/// The vectors of all inputs, as many at a time as the gate lets. Dropping it cancels what is not
+/// there.
 async fn vectors(
     app: &App,
     inputs: &[Vec<u32>],
-    places: usize,
-    arrived: Instant,
+    line: &mut Line,
 ) -> Result<Vec<Vec<f32>>, ApiError> {
+    let permit = app.gate.ticket(inputs.len())?.wait().await?;
     let mut vectors = Vec::with_capacity(inputs.len());
     let mut running = VecDeque::new();
     for input in inputs {
-        if running.len() == places {
-            vectors.extend(next(app, &mut running, arrived).await?);
+        if running.len() == permit.places() {
+            vectors.extend(next(app, &mut running, line).await?);
         }
-        running.push_back((submit(app, input).await?, Running::new(&app.metrics)));
+        let place = place(app).await?;
+        let handle = app.loaded()?.engine.embed_in(place, input.clone())?;
+        running.push_back((handle, Running::new(&app.metrics)));
         app.metrics.prompt_tokens.inc_by(input.len() as u64);
     }
     while !running.is_empty() {
-        vectors.extend(next(app, &mut running, arrived).await?);
+        vectors.extend(next(app, &mut running, line).await?);
     }
     Ok(vectors)
 }
@@ -139,29 +139,14 @@ async fn vectors(
 async fn next(
     app: &App,
     running: &mut VecDeque<(EmbeddingHandle, Running)>,
-    arrived: Instant,
+    line: &mut Line,
 ) -> Result<Option<Vec<f32>>, ApiError> {
     let Some((handle, _running)) = running.pop_front() else { return Ok(None) };
     let embedded = handle.recv().await?;
     app.metrics.cached_tokens.inc_by(embedded.cached as u64);
-    app.metrics.duration.observe(seconds(arrived.elapsed()));
+    app.metrics.duration.observe(seconds(line.arrived().elapsed()));
+    line.collected.totals.cached_tokens += embedded.cached;
     Ok(Some(embedded.vector))
-}
-
-/// Hands an input to the engine. A request that was just dropped holds its place there until the
-/// current step is over, so a full engine is asked again for a while.
-async fn submit(app: &App, input: &[u32]) -> Result<EmbeddingHandle, ApiError> {
-    const PATIENCE: Duration = Duration::from_secs(30);
-    let began = Instant::now();
-    loop {
-        match app.loaded()?.engine.embed(input.to_vec()) {
-            Ok(handle) => return Ok(handle),
-            Err(SubmitError::Busy { .. }) if began.elapsed() < PATIENCE => {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// The answer.
@@ -196,28 +181,6 @@ fn base64(vector: &[f32], text: &mut String) {
     text.push('"');
     STANDARD.encode_string(&bytes, text);
     text.push('"');
-}
-
-/// Writes the line of a request that was answered or failed.
-fn log(
-    app: &App,
-    record: Option<Record>,
-    vectors: &Result<Vec<Vec<f32>>, ApiError>,
-    tokens: usize,
-    arrived: Instant,
-) {
-    let (Some(log), Some(record)) = (&app.log, record) else { return };
-    log.write(json!({
-        "time": now(),
-        "request_id": record.id,
-        "client": record.peer,
-        "endpoint": record.endpoint,
-        "request": record.request,
-        "embeddings": vectors.as_ref().map_or(0, Vec::len),
-        "error": vectors.as_ref().err().map(|error| &error.message),
-        "prompt_tokens": tokens,
-        "total_ms": arrived.elapsed().as_secs_f64() * 1e3,
-    }));
 }
 
 #[cfg(test)]

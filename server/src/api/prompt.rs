@@ -44,6 +44,7 @@ pub fn render(
     if conversation.messages.is_empty() {
         return Err(ApiError::field(field, "is empty, expected at least one message"));
     }
+    join_system(&mut conversation.messages);
     for value in conversation.messages.iter().chain(&conversation.tools) {
         check_names(&loaded.tokenizer, value, field)?;
     }
@@ -71,6 +72,18 @@ pub fn render(
         text.truncate(end);
     }
     Ok((text, literals))
+}
+
+/// Makes one message of several that the conversation begins with: agents send more than one, and
+/// templates drop or refuse all but the first or the last.
+fn join_system(messages: &mut Vec<Value>) {
+    let is_system = |message: &Value| message["role"] == "system" && message["content"].is_string();
+    let count = messages.iter().take_while(|message| is_system(message)).count();
+    if count > 1 {
+        let texts = messages[..count].iter().filter_map(|message| message["content"].as_str());
+        messages[0]["content"] = json!(texts.collect::<Vec<_>>().join("\n\n"));
+        messages.drain(1..count);
+    }
 }
 
 /// Stands behind the text that an answer goes on with while the template is rendered; nothing that was
@@ -309,6 +322,18 @@ mod tests {
         assert_eq!(read[1]["content"], "b\nc");
         assert_eq!(read[2]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
         assert_eq!(read[3], json!({"role": "tool", "content": "d", "tool_call_id": "1"}));
+    }
+
+    #[test]
+    fn system_messages_at_the_beginning_are_one() {
+        let message = |role: &str, text: &str| json!({"role": role, "content": text});
+        let (user, late) = (message("user", "u"), message("system", "c"));
+        let mut messages = vec![message("system", "a"), message("system", "b"), user.clone(), late];
+        join_system(&mut messages);
+        assert_eq!(messages, [message("system", "a\n\nb"), user.clone(), message("system", "c")]);
+        let mut messages = vec![user.clone()];
+        join_system(&mut messages);
+        assert_eq!(messages, [user]);
     }
 
     #[test]

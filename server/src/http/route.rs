@@ -54,7 +54,11 @@ const fn post(path: &'static str, handler: Handler) -> Route {
 
 /// Every endpoint but `/v1/models/{id}`.
 const ROUTES: &[Route] = &[
-    get("/", true, api::page::page),
+    get("/", true, api::page::html),
+    get("/page/style.css", true, api::page::style),
+    get("/page/main.js", true, api::page::main_script),
+    get("/page/api.js", true, api::page::api_script),
+    get("/page/markdown.js", true, api::page::markdown_script),
     get("/health", true, api::status::health),
     get("/v1/health", true, api::status::health),
     get("/ready", true, api::status::ready),

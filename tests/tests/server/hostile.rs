@@ -117,11 +117,11 @@ fn values_beyond_their_limits_name_field_and_limit() {
 fn a_prompt_beyond_the_context_is_refused_with_both_numbers() {
     let server = Server::start(&[]);
     let body = chat(&"word ".repeat(600), 2).to_string();
-    let error = refused(&server, CHAT, body.as_bytes(), 400, "the context holds 512");
+    let error = refused(&server, CHAT, body.as_bytes(), 400, "tokens > 512, the maximum");
     assert_eq!(error["error"]["code"], "context_length_exceeded");
     // a stream has not begun either
     let body = with(chat(&"word ".repeat(600), 2), json!({"stream": true})).to_string();
-    refused(&server, CHAT, body.as_bytes(), 400, "the context holds 512");
+    refused(&server, CHAT, body.as_bytes(), 400, "tokens > 512, the maximum");
 }
 
 #[test]
