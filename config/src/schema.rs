@@ -27,8 +27,8 @@ schema! {
         /// up to 32768 tokens of it.
         prefill_chunk_size: i32 = -1, in -1..=1048576;
         /// Prompt tokens, of all prompts together, in a step in which others wait for their next token: fewer
-        /// delay those less, more end prompts sooner. A multiple where there are more than a quarter as
-        /// many prompts as others. -1 chooses by device, 0 sets no bound of its own.
+        /// delay those less, more end prompts sooner. A multiple where there is more than a prompt for
+        /// each eight of the others. -1 chooses by device, 0 sets no bound of its own.
         prefill_chunk_decode_cap: i32 = -1, in -1..=1048576;
         /// CPU threads; 0 uses all cores.
         num_cpu_threads: u32 = 0, in 0..=4096;

@@ -32,7 +32,7 @@ pub(super) type SequenceId = u64;
 
 /// With as many prompts as decoding sequences a step has this many times [`Limits::mixed_rows`] rows of
 /// prompts; in proportion otherwise, but at least once.
-const FAIRNESS: usize = 4;
+const FAIRNESS: usize = 8;
 
 /// Sizes decided at load.
 #[derive(Clone, Copy, Debug)]

@@ -128,23 +128,24 @@ fn all_decode_in_one_step_while_prompts_are_computed() {
 
 #[test]
 fn prompts_are_cut_small_while_others_wait_for_their_next_token() {
-    let limits = Limits { mixed_rows: 3, max_running: 7, logit_rows: 7, ..LIMITS };
-    let mut bench = Bench::new(limits, 40);
-    (1..=4).for_each(|id| bench.scheduler.generate(id, prompt(id as u32, 3), 99));
-    assert_eq!(bench.decode(), [(1, 3, 3), (2, 3, 3), (3, 3, 3), (4, 3, 3)]);
-    bench.scheduler.generate(5, prompt(5, 30), 99);
-    let decoding = |len| (1..=4).map(move |id| (id, 1, len));
+    let limits = Limits { mixed_rows: 2, max_running: 11, logit_rows: 11, ..LIMITS };
+    let mut bench = Bench::new(limits, 60);
+    (1..=8).for_each(|id| bench.scheduler.generate(id, prompt(id as u32, 2), 99));
+    assert_eq!(bench.decode().len(), 8);
+    bench.scheduler.generate(9, prompt(9, 30), 99);
+    let decoding = |len| (1..=8).map(move |id| (id, 1, len));
     let step =
         |len, prompts: &[_]| decoding(len).chain(prompts.iter().copied()).collect::<Vec<_>>();
-    assert_eq!(bench.decode(), step(4, &[(5, 3, 3)]));
-    // Two prompts beside four: twice as many rows.
-    bench.scheduler.generate(6, prompt(6, 30), 99);
-    assert_eq!(bench.decode(), step(5, &[(5, 3, 6), (6, 3, 3)]));
-    bench.scheduler.generate(7, prompt(7, 30), 99);
-    assert_eq!(bench.decode(), step(6, &[(5, 5, 11), (6, 2, 5), (7, 2, 2)]));
+    assert_eq!(bench.decode(), step(3, &[(9, 2, 2)]));
+    // Two prompts beside eight: twice as many rows.
+    bench.scheduler.generate(10, prompt(10, 30), 99);
+    assert_eq!(bench.decode(), step(4, &[(9, 2, 4), (10, 2, 2)]));
+    bench.scheduler.generate(11, prompt(11, 30), 99);
+    // Three times as many; a single row comes first in a step.
+    assert_eq!(bench.decode(), step(5, &[(11, 1, 1), (9, 3, 7), (10, 2, 4)]));
     // Nobody decodes: all there are.
-    (1..=4).for_each(|id| bench.scheduler.remove(id, Leave::Prefix));
-    assert_eq!(bench.decode(), [(5, 10, 21), (6, 5, 10), (7, 5, 7)]);
+    (1..=8).for_each(|id| bench.scheduler.remove(id, Leave::Prefix));
+    assert_eq!(bench.decode(), [(9, 10, 17), (10, 5, 9), (11, 5, 6)]);
 }
 
 #[test]
