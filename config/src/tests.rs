@@ -169,7 +169,7 @@ fn unknown_names_get_the_nearest() {
         ("exact = true", "imp.conf:1:1: unknown key exact; write exact under [runtime]"),
         (
             "[kv_cache]\nzzz = 1",
-            "imp.conf:2:1: unknown key kv_cache.zzz; [kv_cache] has dtype, max_blocks",
+            "imp.conf:2:1: unknown key kv_cache.zzz; [kv_cache] has dtype, max_blocks, host_spill_mb",
         ),
         (
             "[zzzzzzzz]",

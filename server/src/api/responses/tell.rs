@@ -111,7 +111,7 @@ impl Items {
         if self.open.as_ref().is_some_and(|open| open.kind == kind) {
             return;
         }
-        self.close(frames);
+        self.close("completed", frames);
         let item = Item::new(kind, call_id, name);
         let index = self.output.len();
         let added = json!({"output_index": index, "item": item.object("in_progress", json!([]))});
@@ -139,8 +139,8 @@ impl Items {
         self.event(&name, delta, frames);
     }
 
-    /// Ends the item that grows, if there is one.
-    fn close(&mut self, frames: &mut Frames) {
+    /// Ends the item that grows, if there is one, with a status.
+    fn close(&mut self, status: &str, frames: &mut Frames) {
         let Some(item) = self.open.take() else { return };
         let index = self.output.len();
         let name = format!("{}.done", item.events());
@@ -160,7 +160,7 @@ impl Items {
                 "part": part});
             self.event("response.content_part.done", done, frames);
         }
-        let object = item.object("completed", json!([part]));
+        let object = item.object(status, json!([part]));
         let done = json!({"output_index": index, "item": object});
         self.event("response.output_item.done", done, frames);
         self.output.push(object);
@@ -220,8 +220,8 @@ impl Teller for Response {
     }
 
     fn close(&mut self, totals: &Totals, frames: &mut Frames) {
-        self.items.close(frames);
         let status = status(self.end.as_ref());
+        self.items.close(status, frames);
         let response = self.object(status, &self.items.output, Some(usage(totals)));
         self.items.event(&format!("response.{status}"), json!({"response": response}), frames);
     }
@@ -239,13 +239,16 @@ impl Teller for Response {
             choice.pieces.iter().for_each(|piece| items.piece(piece, &mut unread));
             choice.end.as_ref()
         });
-        items.close(&mut unread);
-        self.object(status(end), &items.output, Some(usage(totals)))
+        let status = status(end);
+        items.close(status, &mut unread);
+        self.object(status, &items.output, Some(usage(totals)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use host::engine::Timings;
+
     use super::*;
 
     fn response() -> Response {
@@ -288,5 +291,37 @@ mod tests {
         let output = &events.last().unwrap()["response"]["output"];
         assert_eq!(output[1]["content"][0]["text"], "b");
         assert_eq!(output[2]["arguments"], "{}");
+    }
+
+    #[test]
+    fn an_item_that_the_limit_cut_off_is_incomplete() {
+        let end = End {
+            reason: FinishReason::Length,
+            context_full: false,
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            completion_tokens: 2,
+            reasoning_tokens: 0,
+            timings: Timings::default(),
+        };
+        let mut teller = response();
+        let mut frames = Frames::default();
+        teller.open(&mut frames);
+        let pieces = vec![
+            Piece::Content("b".into()),
+            Piece::ToolStart { index: 0, id: Some("t".into()), name: "f".into() },
+            Piece::ToolArguments { index: 0, fragment: "{\"x".into() },
+        ];
+        teller.update(&Update { pieces, end: Some(end), ..Update::default() }, &mut frames);
+        teller.close(&Totals::default(), &mut frames);
+        let text = frames.text();
+        let last = text.lines().filter_map(|line| line.strip_prefix("data: ")).next_back();
+        let last: Value = serde_json::from_str(last.unwrap()).unwrap();
+        let statuses = [0, 1].map(|item: usize| last["response"]["output"][item]["status"].clone());
+        assert_eq!(statuses, ["completed", "incomplete"]);
+        assert_eq!(
+            (last["type"].as_str(), &last["response"]["status"]),
+            (Some("response.incomplete"), &json!("incomplete"))
+        );
     }
 }
