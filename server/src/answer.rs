@@ -181,8 +181,13 @@ impl Answer {
                 run.count(&self.app.metrics, self.arrived);
                 let pieces = run.split(&text);
                 let tokenizer = &self.app.loaded()?.tokenizer;
-                let tokens: Vec<TokenEntry> =
-                    logprob.iter().map(|logprob| entry(tokenizer, id, logprob)).collect();
+                let stops = &self.generation.stops;
+                let ends = !stops.include && stops.tokens.contains(&id);
+                let entry = |logprob| {
+                    let entry = entry(tokenizer, id, logprob);
+                    TokenEntry { silent: entry.silent || ends, ..entry }
+                };
+                let tokens = logprob.iter().map(entry).collect();
                 let update = Update { choice, pieces, tokens, end: None };
                 let silent = update.pieces.is_empty() && update.tokens.is_empty();
                 Ok((!silent).then_some(update))

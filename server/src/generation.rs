@@ -1,6 +1,6 @@
 //! The request behind all dialects.
 
-use host::engine::Request;
+use host::engine::{BadWords, Request};
 use host::sampling::SamplingParams;
 
 use crate::http::ApiError;
@@ -43,6 +43,8 @@ pub struct Stops {
     pub min_tokens: usize,
     /// Texts that never come.
     pub bad_words: Vec<String>,
+    /// The same as tokens, once they were checked.
+    pub banned: BadWords,
 }
 
 impl Generation {
@@ -50,7 +52,7 @@ impl Generation {
     ///
     /// # Errors
     /// 400 naming the field and the limit. `field` is the dialect's name of the prompt.
-    pub fn check(&self, loaded: &Loaded, field: &str) -> Result<(), ApiError> {
+    pub fn check(&mut self, loaded: &Loaded, field: &str) -> Result<(), ApiError> {
         for prompt in &self.prompts {
             if let Err(error) = loaded.engine.check_prompt(prompt) {
                 return Err(ApiError { param: Some(field.to_owned()), ..error.into() });
@@ -62,11 +64,15 @@ impl Generation {
             let problem = format!("names token {id}, expected one below {vocab_size}");
             return Err(ApiError::field("stop_token_ids", problem));
         }
-        for word in &self.stops.bad_words {
-            let encoded = loaded.tokenizer.encode(word, false, false);
-            encoded.map_err(|error| ApiError::field("bad_words", error.to_string()))?;
-        }
+        self.stops.banned = loaded.engine.bad_words(&self.stops.bad_words)?;
         Ok(self.sampling.validate(vocab_size)?)
+    }
+
+    /// Bytes that its texts take, about: prompts as tokens, definitions of tools as JSON.
+    pub fn bytes(&self) -> usize {
+        let prompts: usize = self.prompts.iter().map(Vec::len).sum();
+        let tools = self.reading.settings.tools.iter();
+        4 * prompts + tools.map(|tool| tool.parameters.to_string().len()).sum::<usize>()
     }
 
     /// All answers, prompt by prompt.
@@ -87,7 +93,7 @@ impl Generation {
             stop_tokens: self.stops.tokens.clone(),
             include_stop: self.stops.include,
             min_tokens: self.stops.min_tokens,
-            bad_words: self.stops.bad_words.clone(),
+            bad_words: self.stops.banned.clone(),
             logprobs: self.logprobs,
             ignore_eos: self.ignore_eos,
             shown_tokens: self.reading.shown_tokens.clone(),

@@ -68,7 +68,7 @@ fn environment() -> Option<String> {
     Some(python)
 }
 
-/// The browser of this machine. Where there is none and this is root on Debian or Ubuntu, it is
+/// The browser of this machine. Where there is none and this is root on Debian, it is
 /// installed.
 fn browser() -> Option<&'static str> {
     let found = || BROWSERS.into_iter().find(|browser| program(browser).arg("--version").works());

@@ -1,13 +1,20 @@
 //! Tokens that may not come next: the last of a word that is never said, and ends of an answer that is still too
 //! short.
 
+use std::sync::Arc;
+
 use super::model::Vocabulary;
 use super::{Request, SubmitError};
 
 /// Most words that are never said.
-pub(super) const MAX_BAD_WORDS: usize = 256;
+const MAX_BAD_WORDS: usize = 256;
 /// Most bytes of one.
-pub(super) const MAX_BAD_WORD_BYTES: usize = 256;
+const MAX_BAD_WORD_BYTES: usize = 256;
+
+/// Texts that an answer never holds, as the tokens that spell them: alone and behind a space, as vLLM reads
+/// them. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct BadWords(Arc<[Vec<u32>]>);
 
 /// What an answer may not go on with, as it grows.
 #[derive(Debug, Default)]
@@ -30,24 +37,18 @@ pub(super) struct Banned {
 
 impl Banned {
     /// What a request bans.
-    ///
-    /// # Errors
-    /// When its words cannot be tokens.
-    pub fn new(
-        request: &Request,
-        vocabulary: Option<&dyn Vocabulary>,
-    ) -> Result<Self, SubmitError> {
-        let (one, several): (Vec<_>, Vec<_>) =
-            words(request, vocabulary)?.into_iter().partition(|word| word.len() == 1);
+    pub fn new(request: &Request, vocabulary: Option<&dyn Vocabulary>) -> Self {
+        let words = request.bad_words.0.iter().cloned();
+        let (one, several): (Vec<_>, Vec<_>) = words.partition(|word| word.len() == 1);
         let ends = vocabulary.map(|v| v.end_of_generation().to_vec()).unwrap_or_default();
-        Ok(Self {
+        Self {
             always: one.concat(),
             window: several.iter().map(Vec::len).max().unwrap_or(1) - 1,
             words: several,
             ends: [ends, request.stop_tokens.clone()].concat(),
             min_tokens: request.min_tokens,
             ..Self::default()
-        })
+        }
     }
 
     /// What is banned wherever the answer is.
@@ -76,32 +77,42 @@ impl Banned {
     }
 }
 
-/// The tokens of each word, alone and behind a space, as vLLM reads them.
-fn words(
-    request: &Request,
-    vocabulary: Option<&dyn Vocabulary>,
-) -> Result<Vec<Vec<u32>>, SubmitError> {
-    let field = "bad_words";
-    if request.bad_words.is_empty() {
-        return Ok(vec![]);
-    }
-    let vocabulary = vocabulary.ok_or(SubmitError::NoVocabulary { field })?;
-    let mut words: Vec<Vec<u32>> = vec![];
-    for word in &request.bad_words {
-        for text in [word.trim_start().to_owned(), format!(" {}", word.trim_start())] {
-            let tokens = vocabulary.encode(&text);
-            match tokens {
-                Ok(tokens) => words.push(tokens),
-                // The vocabulary may have no space, and then no text with one either.
-                Err(_) if text.starts_with(' ') => {}
-                Err(reason) => return Err(SubmitError::Untokenizable { field, text, reason }),
+impl BadWords {
+    /// The tokens of each word.
+    ///
+    /// # Errors
+    /// When there are too many, one is too long, or it cannot be tokens.
+    pub(super) fn new(
+        texts: &[String],
+        vocabulary: Option<&dyn Vocabulary>,
+    ) -> Result<Self, SubmitError> {
+        let field = "bad_words";
+        if texts.is_empty() {
+            return Ok(Self::default());
+        }
+        let limit = |field, found, limit| match found > limit {
+            true => Err(SubmitError::Limit { field, found, limit }),
+            false => Ok(()),
+        };
+        limit("number of bad_words", texts.len(), MAX_BAD_WORDS)?;
+        let vocabulary = vocabulary.ok_or(SubmitError::NoVocabulary { field })?;
+        let mut words: Vec<Vec<u32>> = vec![];
+        for word in texts {
+            limit("length of one of bad_words in bytes", word.len(), MAX_BAD_WORD_BYTES)?;
+            for text in [word.trim_start().to_owned(), format!(" {}", word.trim_start())] {
+                match vocabulary.encode(&text) {
+                    Ok(tokens) => words.push(tokens),
+                    // The vocabulary may have no space, and then no text with one either.
+                    Err(_) if text.starts_with(' ') => {}
+                    Err(reason) => return Err(SubmitError::Untokenizable { field, text, reason }),
+                }
             }
         }
+        words.retain(|word| !word.is_empty());
+        words.sort_unstable();
+        words.dedup();
+        Ok(Self(words.into()))
     }
-    words.retain(|word| !word.is_empty());
-    words.sort_unstable();
-    words.dedup();
-    Ok(words)
 }
 
 #[cfg(test)]
@@ -140,18 +151,18 @@ mod tests {
         let free = Request { ignore_eos: true, ..request(&prompt(), 12) };
         let text = bench.answer(free.clone()).text;
         let said: String = text.chars().skip(2).take(2).collect();
-        let bad = Request { bad_words: vec![said.clone()], ..free.clone() };
+        let words = |word: &str| bench.engine.bad_words(&[word.to_owned()]);
+        let bad = Request { bad_words: words(&said).unwrap(), ..free.clone() };
         let answer = bench.answer(bad);
         assert_eq!(answer.tokens.len(), 12);
         assert!(!answer.text.contains(&said), "{said} in {}", answer.text);
         assert_eq!(answer.text[..3], text[..3], "its head may be said");
         let one: String = said.chars().take(1).collect();
-        let answer = bench.answer(Request { bad_words: vec![one.clone()], ..free.clone() });
+        let answer = bench.answer(Request { bad_words: words(&one).unwrap(), ..free.clone() });
         assert!(!answer.text.contains(&one), "{one} in {}", answer.text);
-        let absent = Request { bad_words: vec!["qqqqqqqqq".to_owned()], ..free };
+        let absent = Request { bad_words: words("qqqqqqqqq").unwrap(), ..free };
         assert_eq!(bench.answer(absent).text, text);
-        let refused = Request { bad_words: vec!["?".to_owned()], ..request(&prompt(), 2) };
-        let error = bench.engine.submit(refused).unwrap_err();
+        let error = words("?").unwrap_err();
         assert!(error.to_string().contains("bad_words"), "{error}");
     }
 

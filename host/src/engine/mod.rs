@@ -45,6 +45,7 @@ use crate::constrain::{Constraint, ConstraintError, ThinkBudget};
 use crate::plan::MemoryPlan;
 use crate::sampling::SamplingParams;
 use crate::text::{ChatTemplate, Tokenizer};
+pub use banned::BadWords;
 use command::{Command, Evaluation, Shared};
 use embed::Embedding;
 pub use embed::{Embedded, EmbeddingHandle, Pooling};
@@ -110,8 +111,9 @@ pub struct Request {
     /// Before this many tokens neither an end-of-generation token nor anything of the above ends the answer; a
     /// constraint does, when its text is whole.
     pub min_tokens: usize,
-    /// Texts that the answer never holds, unless its tokens spell them in another way than the tokenizer does.
-    pub bad_words: Vec<String>,
+    /// Texts that the answer never holds, unless its tokens spell them in another way than the tokenizer
+    /// does; from [`Engine::bad_words`].
+    pub bad_words: BadWords,
     /// Never choose an end-of-generation token, so that the answer goes on.
     pub ignore_eos: bool,
     /// Control tokens whose text is part of the answer, such as markers of tool calls; those
@@ -384,6 +386,14 @@ impl Engine {
     pub fn submit(&self, request: Request) -> Result<RequestHandle, SubmitError> {
         request::check(&request, self.sizes(), self.vocabulary.0.is_some())?;
         self.enter(self.place()?, request)
+    }
+
+    /// Texts that an answer is never to hold, for [`Request::bad_words`].
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn bad_words(&self, words: &[String]) -> Result<BadWords, SubmitError> {
+        BadWords::new(words, self.vocabulary.0.as_deref())
     }
 
     /// A place for one request or evaluation, which is taken until it ends, or the place is dropped.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::banned::{Banned, MAX_BAD_WORD_BYTES, MAX_BAD_WORDS};
+use super::banned::Banned;
 use super::command::Slot;
 use super::handle::Canceller;
 use super::model::{TextStream, Vocabulary};
@@ -86,7 +86,7 @@ impl Generation {
             let ends: Vec<u32> = ends.filter(|id| !request.stop_tokens.contains(id)).collect();
             sampler.exclude(&ends);
         }
-        let banned = Banned::new(request, vocabulary.as_deref())?;
+        let banned = Banned::new(request, vocabulary.as_deref());
         if !banned.always().is_empty() {
             sampler.exclude(banned.always());
         }
@@ -194,7 +194,8 @@ impl Generation {
                     (Ok(id), _) => id,
                     (Err(_), None) => return self.no_distribution(),
                     (Err(_), Some(_)) => {
-                        let left = "the model gives no token that it allows any probability";
+                        let left = "no token is left that it allows, besides what bad_words, min_tokens and \
+                                    logit_bias forbid";
                         return self.unconstrained(ConstraintError::Failed(left.to_owned()));
                     }
                 }
@@ -355,10 +356,6 @@ pub(super) fn check(request: &Request, sizes: Sizes, has_text: bool) -> Result<(
     limit("number of stop_token_ids", request.stop_tokens.len(), MAX_STOP_TOKENS)?;
     for &id in &request.stop_tokens {
         limit("stop_token_ids", id as usize, sizes.vocab_size - 1)?;
-    }
-    limit("number of bad_words", request.bad_words.len(), MAX_BAD_WORDS)?;
-    for word in &request.bad_words {
-        limit("length of one of bad_words in bytes", word.len(), MAX_BAD_WORD_BYTES)?;
     }
     limit("logprobs", request.logprobs.unwrap_or(0), sizes.vocab_size)?;
     if !has_text && request.stop.iter().any(|stop| !stop.is_empty()) {

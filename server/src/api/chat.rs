@@ -43,7 +43,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
             .unwrap_or(usize::MAX);
     let options = fields.object("stream_options")?;
     let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
-    let generation = Generation {
+    let mut generation = Generation {
         prompts: vec![prompt],
         choices,
         max_tokens,

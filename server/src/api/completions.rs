@@ -37,7 +37,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     let include_usage = options.map(|o| o.flag("include_usage", false)).transpose()?;
     let max_tokens = sampling::max_tokens(&fields, &["max_tokens", "n_predict"], 0)?;
     let max_tokens = max_tokens.unwrap_or(default);
-    let generation = Generation {
+    let mut generation = Generation {
         prompts: prompts(&fields, "prompt", PROMPTS, &context.loaded.tokenizer)?,
         choices: choices as usize,
         max_tokens,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::completions::prompts;
 use super::json::Fields;
+use super::sampling::refuse_unsupported;
 use super::{Context, model};
 use crate::answer::{Running, place};
 use crate::http::body::Share;
@@ -32,12 +33,20 @@ pub struct Job {
     model: String,
 }
 
+impl Job {
+    /// Bytes that its texts take, as tokens.
+    pub fn bytes(&self) -> usize {
+        4 * self.inputs.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
 /// Makes a request of a body.
 ///
 /// # Errors
 /// 400 naming the field; 501 for a model whose pooling gives no vector of a text.
 pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, ApiError> {
     let (fields, loaded) = (Fields::new(body), context.loaded);
+    refuse_unsupported(&fields)?;
     let model = model(&fields, loaded)?;
     let size = loaded.engine.info().hidden_size;
     if let Some(asked) = fields.count("dimensions", 1, u64::from(u32::MAX))?

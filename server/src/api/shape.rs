@@ -12,6 +12,17 @@ use crate::limits::GUIDED_CHOICES;
 /// # Errors
 /// 400 naming the field.
 pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
+    one_of(fields, None)
+}
+
+/// The same where a dialect has a spelling of its own, which `own` is.
+///
+/// # Errors
+/// As of [`grammar`].
+pub fn one_of(
+    fields: &Fields<'_>,
+    own: Option<(String, GrammarSpec)>,
+) -> Result<Option<(String, GrammarSpec)>, ApiError> {
     let text = |name| fields.text(name).map(|text| text.filter(|text| !text.is_empty()));
     let schema = |name| fields.get(name).cloned().map(GrammarSpec::JsonSchema);
     let owned = str::to_owned;
@@ -25,7 +36,8 @@ pub fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, Api
         ("guided_choice", choices(fields, "guided_choice")?),
         ("structured_outputs", structured_outputs(fields)?),
     ];
-    let mut found = found.into_iter().filter_map(|(name, spec)| Some((fields.path(name), spec?)));
+    let common = found.into_iter().filter_map(|(name, spec)| Some((fields.path(name), spec?)));
+    let mut found = own.into_iter().chain(common);
     match (found.next(), found.next()) {
         (Some((first, _)), Some((second, _))) => {
             Err(ApiError::field(second, format!("cannot be combined with {first}")))

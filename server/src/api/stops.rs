@@ -27,6 +27,7 @@ pub fn stops(fields: &Fields<'_>, name: &str, max_tokens: usize) -> Result<Stops
         include: fields.flag("include_stop_str_in_output", false)?,
         min_tokens,
         bad_words: bad_words(fields)?,
+        ..Stops::default()
     })
 }
 

@@ -23,12 +23,20 @@ pub struct Received {
     pub share: Share,
 }
 
-/// What a body takes of the budget. It lives as long as what was made of the body: the text of a
-/// request that waits is about as large.
+/// What a body takes of the budget, and then what was made of it: it lives as long as that.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
     counted: usize,
+}
+
+impl Share {
+    /// Gives back all but so many bytes: what is kept of the body is no larger.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.counted.saturating_sub(bytes);
+        self.budget.0.fetch_sub(surplus, Ordering::AcqRel);
+        self.counted -= surplus;
+    }
 }
 
 impl Drop for Share {
@@ -95,6 +103,19 @@ fn too_large() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_kept_of_a_body_makes_room() {
+        let budget = Arc::new(Budget::default());
+        let mut body = Received::new(&budget);
+        body.push(&[0; 60], 100).unwrap();
+        body.share.shrink_to(70);
+        assert_eq!(budget.0.load(Ordering::Acquire), 60);
+        body.share.shrink_to(10);
+        assert_eq!(budget.0.load(Ordering::Acquire), 10);
+        drop(body);
+        assert_eq!(budget.0.load(Ordering::Acquire), 0);
+    }
 
     #[test]
     fn bodies_count_while_they_live() {

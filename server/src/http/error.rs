@@ -170,6 +170,10 @@ impl From<SubmitError> for ApiError {
 
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
+        if let RequestError::Constraint { .. } = error {
+            // What the request forbids leaves nothing to say: asking again would not help.
+            return Self::bad(error.to_string()).code("constraint_failed");
+        }
         match error.kind() {
             ErrorKind::InvalidModel => Self::internal(error.to_string()).code("invalid_model"),
             _ => Self::internal(error.to_string()),

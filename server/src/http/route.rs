@@ -187,19 +187,26 @@ impl Call {
         let shared = app.clone();
         let prepared = tokio::task::spawn_blocking(move || {
             let _worker = worker;
-            let body::Received { bytes, share } = received;
+            let body::Received { bytes, mut share } = received;
             let fields = api::json::parse(&bytes)?;
             drop(bytes);
             let context = Context { app: &shared, loaded: shared.loaded()? };
             let logged = |fields| shared.log.is_some().then(|| Value::Object(fields));
+            let mut keep = |bytes: usize| {
+                if shared.log.is_none() {
+                    share.shrink_to(bytes); // a log keeps the whole body
+                }
+            };
             match handler {
                 Compute(compute) => compute(&context, &fields).map(Prepared::Value),
                 Embed(prepare) => {
                     let job = prepare(&context, &fields)?;
+                    keep(job.bytes());
                     Ok(Prepared::Embeddings(job, share, logged(fields)))
                 }
                 Generate(prepare) => {
                     let job = prepare(&context, &fields)?;
+                    keep(job.generation.bytes());
                     Ok(Prepared::Job(Box::new(job), share, logged(fields)))
                 }
                 Get(_) => Err(ApiError::internal("a GET endpoint got a body")),

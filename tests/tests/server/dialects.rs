@@ -67,7 +67,7 @@ fn every_dialect_bounds_what_all_of_them_know() {
         let odd = with(body("hi"), json!({"stream": 1})).to_string();
         refused(&server, path, odd.as_bytes(), 400, "stream: is a number, expected a boolean");
         let words = "word ".repeat(600);
-        check(&server, path, &body(&words), "the context holds 512");
+        check(&server, path, &body(&words), "the maximum context length");
         assert_eq!(server.post(path, &body("hi")).status, 200, "{path}");
     }
     let after = server.post(CHAT, &chat("Tell me", 16)).json();
@@ -239,7 +239,7 @@ fn prompts_of_tokens_are_checked() {
         (json!([u64::MAX]), "is no token id"),
         (json!([[1], [2, -3]]), "prompt[1][1]: -3 is no token id"),
         (json!([[]]), "the prompt is empty"),
-        (json!(vec![5; 600]), "the prompt has 600 tokens and the context holds 512"),
+        (json!(vec![5; 600]), "600 tokens > 512, the maximum context length"),
     ] {
         let body = json!({"prompt": prompt, "max_tokens": 2});
         check(&server, "/v1/completions", &body, expected);

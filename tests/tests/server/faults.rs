@@ -53,10 +53,13 @@ fn a_fault_ends_what_runs_and_nothing_is_answered_afterwards() {
     assert_eq!(server.get("/v1/models", "").status, 200, "it still speaks");
 }
 
-/// Bodies count until their requests are answered, not only while they are received.
+/// Bodies that are kept, here for the log, count until their requests are answered.
 #[test]
 fn all_bodies_together_are_bounded_also_while_they_wait() {
-    let server = Server::start(&["--max-concurrent", "1"]);
+    let scratch = Scratch::new("bodies-log");
+    let log = scratch.dir().join("log.jsonl");
+    let log = log.to_str().expect("UTF-8");
+    let server = Server::start(&["--max-concurrent", "1", "--log-requests", log]);
     let mut running = server.connect();
     let many = json!({"prompt": vec!["a"; 256], "n": 16, "max_tokens": 500, "ignore_eos": true, "stream": true});
     running.write_all(&request("/v1/completions", "", many.to_string().as_bytes())).unwrap();

@@ -165,9 +165,9 @@ fn every_format_multiplies() {
 }
 
 #[test]
-fn rows_of_x_up_to_eight() {
+fn rows_of_x_up_to_four() {
     for format in [Format::Q8_0, Format::Q4_K, Format::Q6_K] {
-        for tokens in 1..=8 {
+        for tokens in 1..=MAX_TOKENS as usize {
             check(Problem { format, rows: [6, 0, 0], cols: 512, tokens, bias: true, sms: 1 });
         }
     }

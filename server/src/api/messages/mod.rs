@@ -33,13 +33,13 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
         tools: conversation.tools.clone(),
         choice,
         parallel,
-        grammar: output_format(&fields)?.or(shape::grammar(&fields)?),
+        grammar: shape::one_of(&fields, output_format(&fields)?)?,
         reasoning: None,
         think_budget: thinking(&fields)?.1,
     };
     let (prompt, text) = prompt::tokens(context.loaded, conversation)?;
     let input_tokens = prompt.len();
-    let generation = Generation {
+    let mut generation = Generation {
         prompts: vec![prompt],
         choices: 1,
         max_tokens,

@@ -37,7 +37,7 @@ pub fn prepare(context: &Context<'_>, body: &Map<String, Value>) -> Result<Job, 
     };
     let (prompt, text) = prompt::tokens(context.loaded, conversation)?;
     let max_tokens = sampling::max_tokens(&fields, &["max_output_tokens"], 1)?;
-    let generation = Generation {
+    let mut generation = Generation {
         prompts: vec![prompt],
         choices: 1,
         max_tokens: max_tokens.unwrap_or(usize::MAX),
@@ -96,7 +96,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ApiError> {
 fn grammar(fields: &Fields<'_>) -> Result<Option<(String, GrammarSpec)>, ApiError> {
     let text = fields.object("text")?;
     let format = text.map(|text| shape::format(&text)).transpose()?.flatten();
-    Ok(format.or(shape::grammar(fields)?))
+    shape::one_of(fields, format)
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, ApiError> {
