@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `load` | opens a model: files, tokenizer, template, plan, backend, weights |
 //! | `scheduler` | which tokens are computed next, in which pages; knows no thread, clock or device |
+//! | `spill` | whether the pages of a request that waits are worth saving on the host |
 //! | `request` | one answer: its sampler, text, stop strings and limits |
 //! | `embed` | one vector of a text: how it is pooled, and who waits for it |
 //! | `banned` | the tokens that may not come next in one answer |
