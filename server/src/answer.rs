@@ -16,6 +16,8 @@ use host::engine::{
 use host::sampling::top_logprobs;
 use host::text::{OutputParser, Tokenizer};
 
+use tokio::sync::watch;
+
 use crate::gate::{Permit, Ticket};
 use crate::generation::Generation;
 use crate::http::ApiError;
@@ -72,6 +74,7 @@ pub struct End {
 /// The updates of a request.
 pub struct Answer {
     app: Arc<App>,
+    cut: watch::Receiver<bool>,
     generation: Generation,
     arrived: Instant,
     ticket: Option<Ticket>,
@@ -105,7 +108,8 @@ impl Answer {
         let pending = (0..generation.answers()).collect();
         let ticket = Some(ticket);
         let (permit, running, ready) = (None, vec![], VecDeque::new());
-        Self { app, generation, arrived, ticket, permit, pending, running, turn: 0, ready }
+        let cut = app.cut();
+        Self { app, cut, generation, arrived, ticket, permit, pending, running, turn: 0, ready }
     }
 
     /// The next update; `None` after the end of the last choice. Must be driven to its end: one
@@ -114,6 +118,17 @@ impl Answer {
     /// # Errors
     /// What ended the whole request.
     pub async fn next(&mut self) -> Result<Option<Update>, ApiError> {
+        let mut cut = self.cut.clone();
+        tokio::select! {
+            biased;
+            next = self.more() => next,
+            _ = cut.wait_for(|cut| *cut) => {
+                Err(ApiError::unavailable("the server stopped before the answer was whole"))
+            }
+        }
+    }
+
+    async fn more(&mut self) -> Result<Option<Update>, ApiError> {
         if let Some(ticket) = self.ticket.take() {
             self.permit = Some(ticket.wait().await?);
             if self.generation.echo {

@@ -10,7 +10,7 @@ use host::engine::{Engine, Health};
 use host::sampling::SamplingParams;
 use host::text::{ReasoningFormat, Tokenizer, ToolFormat};
 use hyper::StatusCode;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::gate::Gate;
 use crate::http::ApiError;
@@ -43,6 +43,8 @@ pub struct App {
     pub defaults: SamplingParams,
     in_flight: Arc<AtomicUsize>,
     stopping: AtomicBool,
+    /// Becomes true when answers in progress get no more time.
+    cut: watch::Sender<bool>,
 }
 
 /// A model that answers.
@@ -123,6 +125,7 @@ impl App {
             defaults: options.defaults,
             in_flight: Arc::default(),
             stopping: AtomicBool::new(false),
+            cut: watch::Sender::new(false),
         }
     }
 
@@ -172,6 +175,16 @@ impl App {
     /// From now on `/ready` says no.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// From now on answers in progress end with an error.
+    pub fn cut_off(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Becomes true when they do.
+    pub fn cut(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
     }
 
     /// Requests whose answers are not sent yet.

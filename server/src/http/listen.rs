@@ -117,9 +117,21 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// Waits until no request is in flight; connections that only idle are not waited for.
+/// Waits until no request is in flight; connections that only idle are not waited for. Answers that are
+/// not whole in time end with an error, and get a moment to tell it.
 async fn drain(app: &App, room: &Semaphore, grace: Duration) -> usize {
-    let until = Instant::now() + grace;
+    const LAST_WORDS: Duration = Duration::from_secs(1);
+    let unfinished = quiet(app, room, grace).await;
+    if unfinished > 0 {
+        app.cut_off();
+        quiet(app, room, LAST_WORDS).await;
+    }
+    unfinished
+}
+
+/// Waits for that, for some time at most. Gives the number of requests that are in flight then.
+async fn quiet(app: &App, room: &Semaphore, time: Duration) -> usize {
+    let until = Instant::now() + time;
     let mut quiet = 0;
     loop {
         quiet = if app.in_flight() == 0 { quiet + 1 } else { 0 };

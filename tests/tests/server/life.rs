@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::Scratch;
 
-use crate::support::{CHAT, DIALECTS, Server, chat, read, request, with};
+use crate::support::{CHAT, DIALECTS, PATIENCE, Server, chat, read, request, with};
 
 #[test]
 fn clients_that_leave_free_their_place_and_change_no_answer() {
@@ -136,6 +136,32 @@ fn a_signal_lets_started_answers_finish() {
         assert_eq!(expected["choices"][0]["message"]["content"], content);
         assert_eq!(server.end(), Some(0));
     }
+}
+
+#[test]
+fn answers_that_are_not_whole_in_time_end_with_an_error() {
+    let mut server = Server::start(&["--grace", "0"]);
+    let endless = json!({"prompt": vec!["a"; 200], "n": 16, "max_tokens": 500, "ignore_eos": true});
+    let clients = [true, false].map(|streams| {
+        let body = with(endless.clone(), json!({"stream": streams})).to_string();
+        let mut client = server.connect();
+        client.write_all(&request("/v1/completions", "", body.as_bytes())).unwrap();
+        client
+    });
+    let began = Instant::now();
+    while server.metric("imp_answers_running") == 0.0 {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    server.signal("-TERM");
+    server.line("cut off");
+    for (mut client, begin) in clients.into_iter().zip(["200", "503"]) {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with(&format!("HTTP/1.1 {begin}")), "{text}");
+        let told = text.contains("the server stopped before the answer was whole");
+        assert!(told && text.contains("\"error\""), "{text}");
+    }
+    assert_eq!(server.end(), Some(0));
 }
 
 #[test]
