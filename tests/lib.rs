@@ -21,6 +21,22 @@ fn folder() -> PathBuf {
     std::env::var_os("IMP_TESTS").map_or_else(built, PathBuf::from)
 }
 
+/// The dense families that there are checkpoints of, by their folders in `tests/data/tiny`.
+pub const FAMILIES: [&str; 12] = [
+    "llama",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "phi3_longrope",
+    "smollm3",
+    "granite",
+    "olmo2",
+];
+
 /// A file or folder of `tests/data`.
 pub fn data(path: &str) -> PathBuf {
     folder().join("data").join(path)

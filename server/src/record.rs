@@ -57,12 +57,8 @@ impl Line {
         self.record.is_some()
     }
 
-    /// Writes it: the answer is whole, or ended by this error.
+    /// Writes it, once: the answer is whole, or ended by this error.
     pub fn end(&mut self, error: Option<&ApiError>) {
-        self.write(error);
-    }
-
-    fn write(&mut self, error: Option<&ApiError>) {
         let (Some(log), Some(record)) = (&self.app.log, self.record.take()) else { return };
         let Collected { choices, totals } = &self.collected;
         log.write(json!({
@@ -86,7 +82,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.write(Some(&gone()));
+        self.end(Some(&gone()));
     }
 }
 

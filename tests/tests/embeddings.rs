@@ -6,22 +6,7 @@ use std::path::Path;
 use gpu_kernels::formats::Format;
 use host::checkpoint::{Checkpoint, GgufWriter, Metadata, Value};
 use host::engine::{Engine, EngineError, Pooling};
-use tests::{Scratch, data, greedy_together, json, logits, open, open_for, prompts};
-
-const FAMILIES: [&str; 12] = [
-    "llama",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "phi3_longrope",
-    "smollm3",
-    "granite",
-    "olmo2",
-];
+use tests::{FAMILIES, Scratch, data, greedy_together, json, logits, open, open_for, prompts};
 
 fn embed(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
     engine.embed(tokens.to_vec()).expect("it is taken").blocking_recv().expect("a vector").vector

@@ -1,21 +1,6 @@
 //! Every dense family computes what transformers computes, from both containers.
 
-use tests::{Mode, Scratch, argmax, data, greedy, json, judge, logits, open};
-
-const FAMILIES: [&str; 12] = [
-    "llama",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "phi3_longrope",
-    "smollm3",
-    "granite",
-    "olmo2",
-];
+use tests::{FAMILIES, Mode, Scratch, argmax, data, greedy, json, judge, logits, open};
 
 fn prompts(family: &str) -> serde_json::Value {
     json(&format!("tiny/{family}/oracle.json"))["prompts"].clone()

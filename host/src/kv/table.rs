@@ -162,18 +162,10 @@ impl PageTable {
         starts: [usize; MAX_GROUPS],
     ) -> Result<(), PagesExhausted> {
         assert!(len > self.len);
-        let groups = pool.groups().len();
-        for (group, held) in self.groups[..groups].iter().enumerate() {
-            let wanted = pages_for(len).saturating_sub(held.pages.len().max(starts[group]));
-            let available = pool.available(group);
-            if wanted > available {
-                return Err(PagesExhausted { wanted, available });
-            }
-        }
-        for (group, &start) in starts.iter().enumerate().take(groups) {
+        self.check_room(pool, len, starts)?;
+        for (group, &start) in starts.iter().enumerate().take(pool.groups().len()) {
+            self.give_back_before(pool, group, start);
             let Held { pages, first } = &mut self.groups[group];
-            let kept = start.clamp(*first, pages.len());
-            pages[*first..kept].iter().for_each(|&page| pool.release(group, page));
             *first = start.max(*first);
             pages.resize(pages.len().max(*first), 0);
         }
@@ -194,18 +186,39 @@ impl PageTable {
     /// # Errors
     /// `PagesExhausted`; nothing was changed.
     pub fn reserve(&mut self, pool: &mut PagePool, tokens: usize) -> Result<(), PagesExhausted> {
-        let groups = pool.groups().len();
-        let wanted = |held: &Held| pages_for(tokens).saturating_sub(held.pages.len());
-        for (group, held) in self.groups[..groups].iter().enumerate() {
-            let (wanted, available) = (wanted(held), pool.available(group));
+        self.check_room(pool, tokens, [0; MAX_GROUPS])?;
+        for group in 0..pool.groups().len() {
+            let pages = &mut self.groups[group].pages;
+            let wanted = pages_for(tokens).saturating_sub(pages.len());
+            pages.extend((0..wanted).map_while(|_| pool.take(group)));
+        }
+        Ok(())
+    }
+
+    /// Whether the pool has the pages that are missing for `tokens` tokens, of each group from `starts` on.
+    fn check_room(
+        &self,
+        pool: &PagePool,
+        tokens: usize,
+        starts: [usize; MAX_GROUPS],
+    ) -> Result<(), PagesExhausted> {
+        for (group, &start) in starts.iter().enumerate().take(pool.groups().len()) {
+            let there = self.groups[group].pages.len().max(start);
+            let (wanted, available) =
+                (pages_for(tokens).saturating_sub(there), pool.available(group));
             if wanted > available {
                 return Err(PagesExhausted { wanted, available });
             }
         }
-        for (group, held) in self.groups[..groups].iter_mut().enumerate() {
-            held.pages.extend((0..wanted(held)).map_while(|_| pool.take(group)));
-        }
         Ok(())
+    }
+
+    /// Gives back the pages of a group that it holds before an index.
+    fn give_back_before(&mut self, pool: &mut PagePool, group: usize, index: usize) {
+        let Held { pages, first } = &mut self.groups[group];
+        let index = index.min(pages.len()).max(*first);
+        pages[*first..index].iter().for_each(|&page| pool.release(group, page));
+        *first = index;
     }
 
     /// Says that `tokens` more tokens were computed into reserved pages.
@@ -239,10 +252,7 @@ impl PageTable {
     pub fn leave_window(&mut self, pool: &mut PagePool) {
         for group in 0..pool.groups().len() {
             let first = pool.groups()[group].first_page(self.len);
-            let Held { pages, first: held } = &mut self.groups[group];
-            let first = first.min(pages.len()).max(*held);
-            pages[*held..first].iter().for_each(|&page| pool.release(group, page));
-            *held = first;
+            self.give_back_before(pool, group, first);
         }
     }
 

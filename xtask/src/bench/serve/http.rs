@@ -256,6 +256,9 @@ mod tests {
                 let mut head = [0; 4096];
                 let _ = stream.read(&mut head);
                 let _ = stream.write_all(response.as_bytes());
+                // Closed with a part of the request unread, the connection would be reset.
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = io::copy(&mut stream, &mut io::sink());
             }
         });
         address
